@@ -1,0 +1,393 @@
+"""The bundle: the folder that travels to a device, and the contract with everything that runs there.
+
+A bundle holds `model.tflite`, `manifest.json` (what the model takes and gives, with the hash of every member),
+`golden.npz` (inputs with the Keras model's answers) and, where there are any, `labels.txt`. The format is described in
+ARCHITECTURE.md. Nothing in a bundle is trusted: names, types, shapes and hashes are checked before a file is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl.errors import UsageError
+from edge_dl.files import load_npz, member_path, read_json, save_npz, sha256_file, write_atomic, write_json
+
+FORMAT = 1
+MODEL = "model.tflite"
+GOLDEN = "golden.npz"
+LABELS = "labels.txt"
+MANIFEST = "manifest.json"
+
+DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
+SEQUENCE_OUTPUTS = ("each", "last")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a signature.
+
+    Attributes:
+        name: the signature's name for it.
+        shape: static shape with the batch axis first.
+        dtype: element type as NumPy names it.
+        scale: quantization step in the tensor's real unit; 0.0 when the tensor is not quantized.
+        zero_point: the integer that stands for 0.0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A state that a `step` model takes as `input` and gives back as `output`; it starts at real zero.
+
+    `scale` and `zero_point` are those of the input; `output_scale` and `output_zero_point` those of the output.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    scale: float = 0.0
+    zero_point: int = 0
+    output_scale: float = 0.0
+    output_zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the model takes and gives, by name."""
+
+    key: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """How a session runs a `step` model over a whole sequence.
+
+    Attributes:
+        inputs: names of the inputs that are fed one time step at a time; the others are given whole at every step.
+        steps: number of time steps of the whole-sequence model.
+        outputs: per output, "each" (every step's answer, stacked on axis 1) or "last".
+    """
+
+    inputs: tuple[str, ...]
+    steps: int
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Parity limits of a variant against the float32 Keras model; None means not checked.
+
+    Attributes:
+        max_abs: largest absolute difference of any output element.
+        min_cosine: smallest cosine similarity of an output over all samples.
+        min_snr_db: smallest signal-to-noise ratio of an output over all samples, in decibels.
+        min_top1: smallest share of samples with the same arg max (classification only).
+        max_drop: largest loss of the task metric, in the metric's own unit (0.005 is half a point of accuracy).
+    """
+
+    max_abs: float | None = None
+    min_cosine: float | None = None
+    min_snr_db: float | None = None
+    min_top1: float | None = None
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a runtime must know about a bundle's model. Written as manifest.json."""
+
+    name: str
+    variant: str
+    lowering: str
+    quantization: str
+    task: str
+    signature: Signature
+    sequence: SequenceSpec | None = None
+    limits: Limits = field(default_factory=Limits)
+    labels: str | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    min_runtime_version: str = ""
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value, with `format` first."""
+        value = dataclasses.asdict(self)
+        if self.sequence is None:
+            del value["sequence"]
+        if self.labels is None:
+            del value["labels"]
+        return {"format": value.pop("format"), **value}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose hashes matched when it was opened."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model(self) -> Path:
+        """Path of the .tflite file."""
+        return self.folder / MODEL
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names in output order; empty when the model has none."""
+        if self.manifest.labels is None:
+            return ()
+        text = member_path(self.folder, self.manifest.labels).read_text(encoding="utf-8")
+        return tuple(text.splitlines())
+
+    def golden(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Golden inputs and outputs by name, each with the sample axis first and no batch axis."""
+        arrays = load_npz(self.folder / GOLDEN)
+        inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in/")}
+        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out/")}
+        return inputs, outputs
+
+
+def write_bundle(
+    folder: str | Path,
+    model: bytes,
+    manifest: Manifest,
+    *,
+    golden_inputs: Mapping[str, np.ndarray],
+    golden_outputs: Mapping[str, np.ndarray],
+    labels: Sequence[str] = (),
+) -> Bundle:
+    """Write a bundle; the manifest comes last, so a folder with a manifest is a whole bundle.
+
+    Args:
+        folder: where to write; made when missing. Members that are there already are replaced.
+        model: content of the .tflite file.
+        manifest: what to write as manifest.json; its `files` and `labels` are filled in here.
+        golden_inputs: by input name, arrays with the sample axis first and no batch axis.
+        golden_outputs: the reference answers by output name, likewise.
+        labels: class names in output order.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write_atomic(folder / MODEL, model)
+    golden = {f"in/{name}": array for name, array in golden_inputs.items()}
+    golden |= {f"out/{name}": array for name, array in golden_outputs.items()}
+    save_npz(folder / GOLDEN, golden)
+    members = [MODEL, GOLDEN]
+    if labels:
+        for label in labels:
+            if not label or any(character in label for character in "\r\n"):
+                raise UsageError("A label must be one line of text.", received=repr(label))
+        write_atomic(folder / LABELS, "".join(f"{label}\n" for label in labels))
+        members.append(LABELS)
+    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in members}
+    manifest = dataclasses.replace(manifest, files=files, labels=LABELS if labels else None)
+    write_json(folder / MANIFEST, manifest.to_json())
+    return Bundle(folder, manifest)
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Open a bundle: read its manifest, check every field and the hash of every member.
+
+    Raises:
+        UsageError: the folder is no bundle, the manifest is not of format 1, a member is missing, escapes the folder,
+            or does not have the hash that the manifest states.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(
+            f"A bundle is a folder that holds {MANIFEST}.",
+            received=str(folder),
+            todo="Name a folder that `edge-dl convert` wrote.",
+        )
+    manifest = parse_manifest(read_json(folder / MANIFEST))
+    for name, entry in manifest.files.items():
+        path = member_path(folder, name)
+        if not path.is_file():
+            raise UsageError("Every member that the manifest names must exist.", received=f"{folder} without {name}")
+        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+            raise UsageError(
+                "A bundle's member must have the hash that its manifest states.",
+                received=f"{path}, which has another content",
+                todo="Copy the bundle again or make it again: it was changed or cut off on the way.",
+            )
+    return Bundle(folder, manifest)
+
+
+def parse_manifest(value: Any) -> Manifest:
+    """Build a `Manifest` from parsed JSON, checking every field.
+
+    Raises:
+        UsageError: a field is missing, unknown to this format, or of the wrong type; the message names it.
+    """
+    fields = _mapping(value, "manifest")
+    if fields.get("format") != FORMAT:
+        raise UsageError(
+            f"This version of edge-dl reads bundles of format {FORMAT}.",
+            received=f"format {fields.get('format')!r}",
+            todo="Install the version of edge-dl that made the bundle, or make the bundle again.",
+        )
+    files = _mapping(fields.get("files"), "files")
+    for name, entry in files.items():
+        _text(_mapping(entry, f"files[{name!r}]").get("sha256"), f"files[{name!r}].sha256")
+        _integer(entry.get("bytes"), f"files[{name!r}].bytes", low=0)
+    for name in (MODEL, GOLDEN):
+        if name not in files:
+            raise _field_error("files", f"no entry for {name}")
+    labels = fields.get("labels")
+    if labels is not None and _text(labels, "labels") not in files:
+        raise _field_error("labels", f"{labels!r}, which is not among the files")
+    made_by = _mapping(fields.get("made_by", {}), "made_by")
+    sequence = fields.get("sequence")
+    signature = _signature(fields.get("signature"))
+    return Manifest(
+        name=_text(fields.get("name"), "name"),
+        variant=_text(fields.get("variant"), "variant"),
+        lowering=_text(fields.get("lowering"), "lowering"),
+        quantization=_text(fields.get("quantization"), "quantization"),
+        task=_text(fields.get("task"), "task"),
+        signature=signature,
+        sequence=None if sequence is None else _sequence(sequence, signature),
+        limits=_limits(fields.get("limits", {})),
+        labels=labels,
+        made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
+        min_runtime_version=_text(fields.get("min_runtime_version", ""), "min_runtime_version", empty=True),
+        files=files,
+    )
+
+
+def _field_error(name: str, received: str) -> UsageError:
+    return UsageError(
+        f"The bundle's manifest breaks its format at {name!r}.",
+        received=received,
+        todo="Make the bundle again with `edge-dl convert`.",
+    )
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _field_error(name, f"{type(value).__name__} instead of an object")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _field_error(name, f"{type(value).__name__} instead of a list")
+    return value
+
+
+def _text(value: Any, name: str, *, empty: bool = False) -> str:
+    if not isinstance(value, str) or (not value and not empty):
+        raise _field_error(name, f"{value!r} instead of text")
+    return value
+
+
+def _integer(value: Any, name: str, *, low: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
+        raise _field_error(name, f"{value!r} instead of a whole number" + ("" if low is None else f" from {low}"))
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _field_error(name, f"{value!r} instead of a finite number")
+    return float(value)
+
+
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    return tuple(_integer(size, name, low=0) for size in _list(value, name))
+
+
+def _dtype(value: Any, name: str) -> str:
+    if value not in DTYPES:
+        raise _field_error(name, f"{value!r} instead of one of {', '.join(DTYPES)}")
+    return str(value)
+
+
+def _scale(value: Any, name: str) -> float:
+    scale = _number(value, name)
+    if scale < 0:
+        raise _field_error(name, f"{value!r} instead of a scale from 0.0")
+    return scale
+
+
+def _tensor(value: Any, name: str) -> TensorSpec:
+    fields = _mapping(value, name)
+    return TensorSpec(
+        name=_text(fields.get("name"), f"{name}.name"),
+        shape=_shape(fields.get("shape"), f"{name}.shape"),
+        dtype=_dtype(fields.get("dtype"), f"{name}.dtype"),
+        scale=_scale(fields.get("scale", 0.0), f"{name}.scale"),
+        zero_point=_integer(fields.get("zero_point", 0), f"{name}.zero_point"),
+    )
+
+
+def _state(value: Any, name: str) -> StateSpec:
+    fields = _mapping(value, name)
+    return StateSpec(
+        input=_text(fields.get("input"), f"{name}.input"),
+        output=_text(fields.get("output"), f"{name}.output"),
+        shape=_shape(fields.get("shape"), f"{name}.shape"),
+        dtype=_dtype(fields.get("dtype"), f"{name}.dtype"),
+        scale=_scale(fields.get("scale", 0.0), f"{name}.scale"),
+        zero_point=_integer(fields.get("zero_point", 0), f"{name}.zero_point"),
+        output_scale=_scale(fields.get("output_scale", 0.0), f"{name}.output_scale"),
+        output_zero_point=_integer(fields.get("output_zero_point", 0), f"{name}.output_zero_point"),
+    )
+
+
+def _signature(value: Any) -> Signature:
+    fields = _mapping(value, "signature")
+    signature = Signature(
+        key=_text(fields.get("key"), "signature.key"),
+        inputs=tuple(_tensor(item, "signature.inputs") for item in _list(fields.get("inputs"), "signature.inputs")),
+        outputs=tuple(_tensor(item, "signature.outputs") for item in _list(fields.get("outputs"), "signature.outputs")),
+        states=tuple(_state(item, "signature.states") for item in _list(fields.get("states", []), "signature.states")),
+    )
+    for kind, names in (
+        ("inputs", [spec.name for spec in signature.inputs] + [state.input for state in signature.states]),
+        ("outputs", [spec.name for spec in signature.outputs] + [state.output for state in signature.states]),
+    ):
+        if not names or len(set(names)) != len(names):
+            raise _field_error(f"signature.{kind}", f"{names} instead of one or more different names")
+    return signature
+
+
+def _sequence(value: Any, signature: Signature) -> SequenceSpec:
+    fields = _mapping(value, "sequence")
+    outputs = _mapping(fields.get("outputs"), "sequence.outputs")
+    if set(outputs) != {spec.name for spec in signature.outputs}:
+        raise _field_error("sequence.outputs", f"{sorted(outputs)} instead of every output's name")
+    for name, kind in outputs.items():
+        if kind not in SEQUENCE_OUTPUTS:
+            raise _field_error(f"sequence.outputs[{name!r}]", f"{kind!r} instead of one of {SEQUENCE_OUTPUTS}")
+    inputs = tuple(_text(item, "sequence.inputs") for item in _list(fields.get("inputs"), "sequence.inputs"))
+    if not inputs or not set(inputs) <= {spec.name for spec in signature.inputs}:
+        raise _field_error("sequence.inputs", f"{list(inputs)} instead of names of inputs")
+    return SequenceSpec(inputs=inputs, steps=_integer(fields.get("steps"), "sequence.steps", low=1), outputs=outputs)
+
+
+def _limits(value: Any) -> Limits:
+    fields = _mapping(value, "limits")
+    known = [item.name for item in dataclasses.fields(Limits)]
+    for name in fields:
+        if name not in known:
+            raise _field_error(f"limits.{name}", f"an unknown limit; known are {', '.join(known)}")
+    return Limits(**{name: None if item is None else _number(item, f"limits.{name}") for name, item in fields.items()})

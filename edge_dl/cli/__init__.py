@@ -1,0 +1,1 @@
+"""The `edge-dl` command. Heavy packages are imported only inside the command that needs them."""

@@ -1,0 +1,76 @@
+"""Errors that a user can act on: the rule, what was received, what to do.
+
+Every error that edge-dl raises on purpose is an `EdgeError`. Its `exit_code` is what the command line returns:
+2 for wrong use (a bad argument, bad data, a bad file), 3 for a stage that broke.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class EdgeError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        rule: the rule that was broken, a full sentence.
+        received: what was received instead; empty when the rule says it all.
+        todo: what the user can do about it, a full sentence.
+    """
+
+    exit_code = 3
+
+    def __init__(self, rule: str, *, received: str = "", todo: str = "") -> None:
+        self.rule = rule
+        self.received = received
+        self.todo = todo
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [self.rule]
+        if self.received:
+            parts.append(f"Received: {self.received}.")
+        if self.todo:
+            parts.append(self.todo)
+        return " ".join(parts)
+
+
+class UsageError(EdgeError):
+    """Wrong use: an unknown name, bad data, a file that is not what it should be. Exit code 2."""
+
+    exit_code = 2
+
+
+class StageError(EdgeError):
+    """A stage broke (a crash, a time limit, a full disk). Exit code 3.
+
+    Args:
+        stage: the stage's name, for example "convert".
+        variant: the variant that was being worked on, if any.
+    """
+
+    exit_code = 3
+
+    def __init__(self, rule: str, *, stage: str, variant: str = "", received: str = "", todo: str = "") -> None:
+        self.stage = stage
+        self.variant = variant
+        super().__init__(rule, received=received, todo=todo)
+
+
+class RefusedError(EdgeError):
+    """What was asked for cannot be done, for a stated reason, and something else would work. Exit code 2.
+
+    Raised before any long work starts: for example a layer that a lowering cannot carry.
+    """
+
+    exit_code = 2
+
+
+def signal_name(returncode: int) -> str:
+    """Name of the signal behind a child's negative return code, e.g. -11 -> "SIGSEGV"; "" when it exited by itself."""
+    if returncode >= 0:
+        return ""
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"

@@ -1,0 +1,135 @@
+"""Files that are either whole or not there: atomic writes, hashes, safe paths, npz without pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl.errors import UsageError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed over `path`, on error removed.
+
+    A reader sees the old file or the new one, never half of one, also when the disk fills up or the process dies.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary name keeps the suffix: savers such as Keras choose the format by it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) to `path` atomically."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused: no JSON reader must guess."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a UTF-8 JSON file.
+
+    Raises:
+        UsageError: the file is missing or not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("The file must exist.", received=str(path)) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError("The file must be valid UTF-8 JSON.", received=f"{path} ({error})") from None
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def member_path(folder: str | Path, name: str) -> Path:
+    """Path of the member `name` inside `folder`.
+
+    Raises:
+        UsageError: `name` is absolute, holds `..`, or leads out of the folder through a link.
+    """
+    folder = Path(folder)
+    if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+        raise UsageError("A member's name must be a plain relative path.", received=repr(name))
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            "A member must lie inside its folder.",
+            received=repr(name),
+            todo="The folder may have been tampered with: make it again from its source.",
+        )
+    return path
+
+
+def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Save named arrays to a compressed .npz, atomically. Object arrays are refused."""
+    for name, array in arrays.items():
+        if np.asarray(array).dtype == object:
+            raise UsageError("Arrays must hold numbers or text, not Python objects.", received=f"array {name!r}")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def load_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Load every array of a .npz into memory; pickled objects are never unpickled.
+
+    Raises:
+        UsageError: the file is missing, is not a .npz, is damaged, or holds pickled objects.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise UsageError(
+                    "The file must be an .npz archive of named arrays.", received=f"{path} (a single .npy)"
+                )
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UsageError("The file must exist.", received=str(path)) from None
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise UsageError(
+                "An .npz file must hold plain arrays: pickled objects can run code and are never loaded.",
+                received=str(path),
+                todo="Save numbers or fixed-width text, for example np.savez(file, x=x.astype('float32')).",
+            ) from None
+        raise UsageError("The file must be an .npz archive of named arrays.", received=f"{path} ({error})") from None
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, NotImplementedError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError("The file must be a whole .npz archive.", received=f"{path} ({reason})") from None

@@ -1,0 +1,374 @@
+"""Recipes as data: frozen dataclasses, overridable from the command line or a YAML file.
+
+A recipe says what to train on, what to train, how, and what the results are held to. It holds no code: the catalogue
+is `edge_dl.training.recipes`, and `apply_overrides` turns `training.epochs=3` into another recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar, Union
+
+from edge_dl.bundle import Limits
+from edge_dl.errors import UsageError
+from edge_dl.variants import Quantization
+
+
+class Task(str, Enum):
+    """What the model answers; decides loss, metrics and checks."""
+
+    CLASSIFICATION = "classification"  # one class a sequence
+    LABELLING = "labelling"  # one class a time step
+    REGRESSION = "regression"  # one number vector a sequence
+    FORECAST = "forecast"  # the next `horizon` steps of a series
+    LANGUAGE_MODEL = "language-model"  # the next token, at every step
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data comes from and how it becomes windows.
+
+    Attributes:
+        source: a name from `edge-dl data list`, or a path.
+        form: the on-disk form (`edge_dl.data.forms`); empty: told by the file name.
+        validation: share of the training part held out when the source has no validation part. Where the source
+            names groups (subjects, speakers), whole groups are held out.
+        limit: use at most so many samples of each split (a quick try); 0 means all.
+        window: time steps an input window holds (CSV series, text); 0: as the source gives.
+        horizon: steps to predict (forecast).
+        stride: steps between two windows.
+        target: name of the column to predict (CSV); empty: every column.
+        columns: names of the input columns (CSV); empty: every numeric one.
+        season: steps in a season, for the seasonal baseline (forecast); 0: none.
+        level: "character" or "word" (language model).
+        vocabulary: largest vocabulary, most frequent first; 0: no limit.
+        length: sequence length of generated tasks (adding problem).
+        samples: number of training samples of generated tasks.
+    """
+
+    source: str
+    form: str = ""
+    validation: float = 0.15
+    limit: int = 0
+    window: int = 0
+    horizon: int = 0
+    stride: int = 1
+    target: str = ""
+    columns: tuple[str, ...] = ()
+    season: int = 0
+    level: str = "character"
+    vocabulary: int = 0
+    length: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A recurrent network.
+
+    Attributes:
+        cell: "rnn", "lstm" or "gru".
+        units: units of each stacked layer.
+        bidirectional: whether every layer reads both ways.
+        residual: whether a layer's input is added to its output where the sizes allow it.
+        dropout: dropout between layers.
+        recurrent_dropout: dropout on the recurrent state.
+        pooling: how a sequence becomes one vector: "last", "mean", "max" or "attention" (additive attention).
+        embedding: size of token embeddings (token inputs only).
+        dense: units of a hidden dense layer before the head; 0: none.
+    """
+
+    cell: str = "lstm"
+    units: tuple[int, ...] = (64,)
+    bidirectional: bool = False
+    residual: bool = False
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    pooling: str = "last"
+    embedding: int = 32
+    dense: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the model is trained.
+
+    Attributes:
+        epochs: largest number of epochs.
+        batch_size: samples a step.
+        optimizer: "adam", "adamw", "sgd" or "rmsprop".
+        learning_rate: (peak) learning rate.
+        schedule: "constant", "cosine" (to zero over all epochs) or "plateau" (halved when validation loss stalls).
+        warmup: epochs of linear warm-up before the schedule.
+        weight_decay: decoupled weight decay.
+        label_smoothing: share of the target spread over all classes.
+        clip_norm: limit of the global gradient norm; 0: none.
+        clip_value: limit of each gradient element; 0: none.
+        patience: epochs without a better validation loss before training stops; 0: never. The best weights are kept.
+        noise: standard deviation of Gaussian noise added to scaled inputs during training.
+        mixed_precision: train in float16/bfloat16 where the device is fast at it.
+        seed: seeds weights, shuffling, dropout and splits.
+        backend: "tensorflow", "jax" or "torch"; empty: $KERAS_BACKEND or tensorflow.
+        steps_per_execution: batches a call of the compiled step; 0: chosen by the trainer.
+        jit_compile: "auto", "on" or "off" (XLA).
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float = 1.0
+    clip_value: float = 0.0
+    patience: int = 0
+    noise: float = 0.0
+    mixed_precision: bool = False
+    seed: int = 0
+    backend: str = ""
+    steps_per_execution: int = 0
+    jit_compile: str = "auto"
+
+
+@dataclass(frozen=True)
+class ConversionConfig:
+    """Which variants to make.
+
+    Attributes:
+        lowerings: lowering names; "auto" converts every lowering that the model allows and picks the fastest that
+            passes parity.
+        quantizations: quantizations to make of each lowering.
+        integer_io: whether int8 and int16x8 variants take and give integers.
+        batch: static batch size.
+        calibration_samples: training samples for calibration.
+        time_limit: seconds one conversion may take.
+    """
+
+    lowerings: tuple[str, ...] = ("auto",)
+    quantizations: tuple[Quantization, ...] = (
+        Quantization.FLOAT32,
+        Quantization.FLOAT16,
+        Quantization.DYNAMIC,
+        Quantization.INT8,
+        Quantization.INT16X8,
+    )
+    integer_io: bool = False
+    batch: int = 1
+    calibration_samples: int = 200
+    time_limit: float = 600.0
+
+
+@dataclass(frozen=True)
+class ChecksConfig:
+    """What variants are held to.
+
+    Attributes:
+        samples: test samples that parity and task metric use; 0: all.
+        max_drop: largest loss of the task metric (share of accuracy, or relative loss of an error metric).
+        limits: limits by quantization name; a quantization without an entry uses the defaults of
+            `edge_dl.checks.limits`.
+        threads: interpreter threads for latency.
+        rounds: rounds of a latency comparison; 0: the default of `edge_dl.checks.latency`.
+    """
+
+    samples: int = 0
+    max_drop: float = 0.01
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    threads: int = 1
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named workload: everything that `edge-dl run NAME` needs to know."""
+
+    name: str
+    summary: str
+    task: Task
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    conversion: ConversionConfig = field(default_factory=ConversionConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+
+
+T = TypeVar("T")
+
+
+def apply_overrides(recipe: T, overrides: Mapping[str, Any]) -> T:
+    """A copy of a dataclass with dotted keys replaced, each value converted to its field's type.
+
+    Args:
+        recipe: a (nested) frozen dataclass, usually a `Recipe`.
+        overrides: e.g. {"training.epochs": "3", "model.units": "64,64"}; values are text as typed on the command line,
+            or the plain values that a YAML file holds.
+
+    Raises:
+        UsageError: an unknown key (the message names the nearest known ones) or a value of the wrong type.
+    """
+    for key, value in overrides.items():
+        recipe = _replace(recipe, key, key.split("."), value)
+    return recipe
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, as a YAML file holds them, as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def to_json(recipe: Any) -> Any:
+    """The recipe as plain JSON values; `from_json` reads it back."""
+    return dataclasses.asdict(recipe, dict_factory=lambda items: {key: _plain(value) for key, value in items})
+
+
+def from_json(cls: type[T], value: Mapping[str, Any]) -> T:
+    """Build dataclass `cls` from what `to_json` gave.
+
+    Raises:
+        UsageError: a key is unknown, missing, or a value has the wrong type.
+    """
+    known = _fields(cls)
+    for key in value:
+        if key not in known:
+            raise _unknown_key(key, known)
+    missing = [
+        item.name
+        for item in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+        and item.name not in value
+    ]
+    if missing:
+        raise UsageError(f"Keys {', '.join(missing)} must be given.", received=", ".join(sorted(value)) or "nothing")
+    return cls(**{key: _convert(item, known[key], key) for key, item in value.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _unknown_key(key: str, known: Mapping[str, Any]) -> UsageError:
+    near = difflib.get_close_matches(key.split(".")[-1], known, n=3, cutoff=0.5)
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    return UsageError("A recipe has no such key.", received=key, todo=f"{hint}Known keys: {', '.join(sorted(known))}.")
+
+
+def _replace(node: Any, full_key: str, path: list[str], value: Any) -> Any:
+    known = _fields(type(node))
+    name = path[0]
+    if name not in known:
+        raise _unknown_key(full_key, known)
+    current = getattr(node, name)
+    if len(path) == 1:
+        if dataclasses.is_dataclass(current):
+            raise UsageError(
+                "A key must name a single setting.",
+                received=full_key,
+                todo=f"Add one of its keys: {', '.join(f'{full_key}.{key}' for key in _fields(type(current)))}.",
+            )
+        return dataclasses.replace(node, **{name: _convert(value, known[name], full_key)})
+    if isinstance(current, Mapping):
+        # limits.int8.min_top1=0.9: the middle part is a quantization's name.
+        value_type = typing.get_args(known[name])[1]
+        entry, rest = path[1], path[2:]
+        if not rest:
+            raise UsageError("A key must name a single setting.", received=full_key)
+        changed = _replace(current.get(entry, value_type()), full_key, rest, value)
+        return dataclasses.replace(node, **{name: {**current, entry: changed}})
+    if not dataclasses.is_dataclass(current):
+        raise UsageError("A recipe has no such key.", received=full_key, todo=f"{name} is a single setting.")
+    return dataclasses.replace(node, **{name: _replace(current, full_key, path[1:], value)})
+
+
+def _convert(value: Any, kind: Any, key: str) -> Any:
+    """Convert `value` (text or a plain value) to the annotated type `kind`."""
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        options = [option for option in typing.get_args(kind) if option is not type(None)]
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return _convert(value, options[0], key)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise _wrong_type(key, value, "a mapping of settings")
+        return from_json(kind, value)
+    if origin is tuple:
+        items = value
+        if isinstance(value, str):
+            items = [item.strip() for item in value.strip("[]() ").split(",") if item.strip()]
+        elif isinstance(value, (int, float)):
+            items = [value]
+        if not isinstance(items, (list, tuple)):
+            raise _wrong_type(key, value, "a list")
+        return tuple(_convert(item, typing.get_args(kind)[0], key) for item in items)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value.value if isinstance(value, Enum) else value)
+        except ValueError:
+            raise _wrong_type(key, value, "one of " + ", ".join(item.value for item in kind)) from None
+    if origin is not None:  # Mapping[str, X]
+        if not isinstance(value, Mapping):
+            raise _wrong_type(key, value, "a mapping")
+        return {str(name): _convert(item, typing.get_args(kind)[1], f"{key}.{name}") for name, item in value.items()}
+    return _scalar(value, kind, key)
+
+
+def _scalar(value: Any, kind: Any, key: str) -> Any:
+    if kind is bool:
+        named = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in named:
+            return named[str(value).lower()]
+        raise _wrong_type(key, value, "true or false")
+    if isinstance(value, bool) and kind in (int, float):
+        raise _wrong_type(key, value, "a number")
+    try:
+        if kind is int:
+            if isinstance(value, float) and not value.is_integer():
+                raise ValueError
+            return int(value)
+        if kind is float:
+            return float(value)
+    except (TypeError, ValueError):
+        raise _wrong_type(key, value, "a whole number" if kind is int else "a number") from None
+    if kind is str:
+        if not isinstance(value, (str, int, float)):
+            raise _wrong_type(key, value, "text")
+        return str(value)
+    return value
+
+
+def _wrong_type(key: str, value: Any, expected: str) -> UsageError:
+    return UsageError(f"{key} must be {expected}.", received=repr(value))

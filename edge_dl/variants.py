@@ -1,0 +1,74 @@
+"""What a variant is: a lowering and a quantization of one model, and its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Lowering(str, Enum):
+    """How recurrent layers become TFLite operators.
+
+    `none` is for models without a recurrent layer: nothing to lower.
+    """
+
+    NONE = "none"
+    WHILE = "while"
+    UNROLL = "unroll"
+    FUSED = "fused"
+    STEP = "step"
+
+
+class Quantization(str, Enum):
+    """How numbers are stored and computed.
+
+    `dynamic`: int8 weights, float activations. `int8`: full integer. `int16x8`: int16 activations, int8 weights.
+    `int4`: 4-bit weights, float activations.
+    """
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    DYNAMIC = "dynamic"
+    INT8 = "int8"
+    INT16X8 = "int16x8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """One .tflite to make.
+
+    Attributes:
+        lowering: how recurrent layers are written.
+        quantization: how numbers are stored.
+        integer_io: whether `int8` and `int16x8` take and give integers at the model's edge instead of float32.
+    """
+
+    lowering: Lowering
+    quantization: Quantization
+    integer_io: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name used for folders and tables: `while-dynamic`, `int8` (nothing to lower), `step-int8-io`."""
+        parts = [] if self.lowering is Lowering.NONE else [self.lowering.value]
+        parts.append(self.quantization.value)
+        if self.integer_io:
+            parts.append("io")
+        return "-".join(parts)
+
+    @classmethod
+    def parse(cls, name: str) -> VariantSpec:
+        """Inverse of `name`.
+
+        Raises:
+            ValueError: `name` is not one that `name` could give.
+        """
+        parts = name.split("-")
+        integer_io = parts[-1] == "io"
+        if integer_io:
+            parts = parts[:-1]
+        if len(parts) == 1:
+            return cls(Lowering.NONE, Quantization(parts[0]), integer_io)
+        lowering, quantization = parts
+        return cls(Lowering(lowering), Quantization(quantization), integer_io)
