@@ -11,6 +11,7 @@ import functools
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -135,6 +136,13 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str = "") -
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
+def _unexpected() -> None:
+    """A mistake of ours: everything that helps to find it, and not the exit code of a failed check."""
+    traceback.print_exc()
+    print("Error: edge-dl itself failed. Please report the lines above.", file=sys.stderr)
+    raise typer.Exit(3)
+
+
 def guarded(function: Function) -> Function:
     """Turn errors into one clear line on stderr and the right exit code: 2 wrong use, 3 a stage broke, 130 Ctrl-C."""
 
@@ -159,9 +167,13 @@ def guarded(function: Function) -> Function:
             elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
                 todo = "Choose a folder that you may write to with --out."
             else:
-                raise
+                return _unexpected()
             place = f" {error.filename}" if error.filename else ""
             print(f"Error: The file could not be written. Received: {error.strerror}{place}. {todo}", file=sys.stderr)
             raise typer.Exit(3) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit):
+                raise
+            return _unexpected()
 
     return wrapper  # type: ignore[return-value]

@@ -1,0 +1,230 @@
+"""The `edge-dl` command: one function a subcommand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import edge_dl
+from edge_dl.cli.console import ConsoleProgress, guarded, print_json, print_table
+
+app = typer.Typer(
+    name="edge-dl",
+    help="Keras models on phones and Raspberry Pis, with proof that they still are the models that were trained.",
+    epilog="Exit codes: 0 passed, 1 a check failed, 2 wrong use, 3 a stage broke.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(name="data", help="Data sets: list, fetch, describe.", no_args_is_help=True)
+app.add_typer(data_app)
+
+Data = Annotated[str, typer.Option("--data", help="A data set's name, or a file or folder: .npz, .csv, .ts, ...")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/NAME.")]
+Force = Annotated[bool, typer.Option("--force", help="Do finished stages again.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Custom = Annotated[
+    list[str] | None, typer.Option("--custom", metavar="MODULE:CLASS", help="A layer class of your own.")
+]
+Unsafe = Annotated[bool, typer.Option("--unsafe", help="Load Lambda layers: they run code from the file.")]
+TaskOption = Annotated[str, typer.Option("--task", help="What your own model answers; told from the data if empty.")]
+What = Annotated[str, typer.Argument(help="A recipe, a run folder, or a model: .keras, .h5, SavedModel, .tflite.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"edge-dl {edge_dl.__version__}")
+        raise typer.Exit
+
+
+@app.command("list")
+@guarded
+def list_recipes(json: Json = False) -> None:
+    """List the recipes."""
+    from edge_dl.training.recipes import RECIPES
+
+    if json:
+        from edge_dl.recipe import to_json
+
+        print_json([to_json(recipe) for recipe in RECIPES.values()])
+        return
+    rows = [[recipe.name, recipe.task.value, recipe.data.source, recipe.summary] for recipe in RECIPES.values()]
+    print_table(["recipe", "task", "data", "what it is"], rows)
+
+
+@app.command()
+@guarded
+def run(
+    what: What,
+    data: Data = "",
+    set: Set = None,
+    config: Config = None,
+    out: Out = None,
+    task: TaskOption = "",
+    custom: Custom = None,
+    unsafe: Unsafe = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Do everything: data, training, export, conversion, checks, report. A finished stage is not done again."""
+    from edge_dl.cli import workflow
+
+    with workflow.open_run(what, data, set or (), config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
+        workflow.do(folder, workflow.STAGES, ConsoleProgress(), force=force)
+        workflow.finish(folder, ConsoleProgress(), json=json)
+
+
+def _stage_command(name: str, summary: str) -> None:
+    """Add the command of one stage: it works on a recipe, a run folder, or a model of one's own."""
+
+    def command(
+        what: What,
+        data: Data = "",
+        set: Set = None,
+        config: Config = None,
+        out: Out = None,
+        task: TaskOption = "",
+        custom: Custom = None,
+        unsafe: Unsafe = False,
+        force: Force = False,
+        json: Json = False,
+    ) -> None:
+        from edge_dl.cli import workflow
+
+        with workflow.open_run(
+            what, data, set or (), config, out, task=task, custom=custom or (), unsafe=unsafe
+        ) as folder:
+            workflow.do(folder, workflow.up_to(folder, name), ConsoleProgress(), force=force)
+            workflow.tell(folder, name, json=json)
+
+    command.__doc__ = summary
+    app.command(name)(guarded(command))
+
+
+_stage_command("train", "Train a recipe's model (and load its data first).")
+_stage_command("export", "Write SavedModels with named signatures and static shapes, one a lowering.")
+_stage_command("convert", "Make every variant: lower, quantize, bundle.")
+
+
+@app.command()
+@guarded
+def verify(
+    what: Annotated[str, typer.Argument(help="A run folder, a bundle, or a .tflite file.")],
+    reference: Annotated[Path | None, typer.Option("--reference", help=".tflite only: npz of answers, y/NAME.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help=".tflite only: npz of inputs, x/NAME.")] = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="ai_edge_litert, tflite_runtime or tensorflow.")] = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Check parity: does the model on the device still give the trained model's answers?"""
+    from edge_dl.cli import workflow
+
+    workflow.verify(what, reference=reference, data=data, runtime=runtime, force=force, json=json)
+
+
+@app.command()
+@guarded
+def bench(
+    what: Annotated[str, typer.Argument(help="A run folder, a bundle, or a .tflite file.")],
+    against: Annotated[str, typer.Option("--against", help="A second bundle or .tflite file to compare with.")] = "",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Interpreter threads.")] = 1,
+    runtime: Annotated[str, typer.Option("--runtime", help="ai_edge_litert, tflite_runtime or tensorflow.")] = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Measure latency, and compare two models fairly."""
+    from edge_dl.cli import workflow
+
+    workflow.bench(what, against=against, threads=threads, runtime=runtime, force=force, json=json)
+
+
+@app.command()
+@guarded
+def inspect(
+    what: Annotated[str, typer.Argument(help="A .tflite file or a bundle.")],
+    json: Json = False,
+) -> None:
+    """Look into a .tflite file: signatures, tensors, operators, sizes, the oldest runtime that loads it."""
+    from edge_dl.cli import workflow
+
+    workflow.inspect(what, json=json)
+
+
+@app.command()
+@guarded
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    json: Json = False,
+) -> None:
+    """Write report.html, report.md, junit.xml and results.json from what a run folder holds."""
+    from edge_dl.cli import workflow
+    from edge_dl.runfolder import RunFolder
+
+    with RunFolder.open(run) as folder:
+        workflow.finish(folder, ConsoleProgress(), json=json)
+
+
+@app.command()
+@guarded
+def generate(
+    bundle: Annotated[Path, typer.Argument(help="A `step` bundle of a language model.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")] = "The ",
+    length: Annotated[int, typer.Option("--length", min=1, help="Tokens to generate.")] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest.")] = 0.7,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest only; 0: from all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+) -> None:
+    """Let a language model write, one step at a time, as it does on a device."""
+    from edge_dl.cli import workflow
+
+    workflow.generate(bundle, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed)
+
+
+@data_app.command("list")
+@guarded
+def data_list(json: Json = False) -> None:
+    """List the data sets that edge-dl knows by name."""
+    from edge_dl.cli import sets
+
+    sets.show_all(json=json)
+
+
+@data_app.command("get")
+@guarded
+def data_get(name: Annotated[str, typer.Argument(help="A name from `edge-dl data list`.")], json: Json = False) -> None:
+    """Download a data set into the cache folder and check its hash."""
+    from edge_dl.cli import sets
+
+    sets.get(name, ConsoleProgress(), json=json)
+
+
+@data_app.command("info")
+@guarded
+def data_info(
+    name: Annotated[str, typer.Argument(help="A data set's name, or a file or folder.")],
+    task: TaskOption = "",
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Describe a data set: splits, shapes, classes, licence."""
+    from edge_dl.cli import sets
+
+    sets.info(name, task=task, overrides=set or [], json=json)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the `edge-dl` command."""
+    # TensorFlow's start-up chatter hides our own lines; the user's own setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return app(args=arguments)
+
+
+if __name__ == "__main__":
+    main()

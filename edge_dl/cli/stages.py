@@ -1,0 +1,259 @@
+"""The stages of a run, one function each: check whether there is anything to do, do it, record it.
+
+Each takes an open run folder and leaves its files there. What went into a stage is hashed, so that a rerun of a
+finished stage is a no-op, and a change makes that stage and those after it run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_dl.errors import StageError, UsageError, signal_name
+from edge_dl.files import read_json, sha256_file
+from edge_dl.progress import Progress
+from edge_dl.recipe import Recipe, from_json, to_json
+from edge_dl.runfolder import RunFolder
+
+GRACE = 20.0  # seconds a child gets to save its state after Ctrl-C
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe of a run folder."""
+    return from_json(Recipe, folder.record["recipe"])
+
+
+def own_model(folder: RunFolder) -> dict[str, Any] | None:
+    """What run.json says of the user's own model: {"path", "custom", "unsafe"}; None for a recipe's run."""
+    return folder.record.get("model")
+
+
+def model_path(folder: RunFolder) -> Path:
+    """The model that export starts from: the user's own, or the one that training wrote."""
+    own = own_model(folder)
+    return Path(own["path"]) if own else folder.path / "train" / "model.keras"
+
+
+def run_data(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Load the data once and write it to data/."""
+    recipe = recipe_of(folder)
+    inputs = {
+        "data": to_json(recipe.data),
+        "task": recipe.task.value,
+        "seed": recipe.training.seed,
+        "file": _fingerprint(recipe.data.source),
+    }
+
+    def work() -> None:
+        from edge_dl import data
+
+        with progress.step("data"):
+            dataset = data.load(recipe.data, recipe.task, seed=recipe.training.seed)
+            data.save(dataset, folder.path / "data")
+
+    _stage(folder, "data", inputs, work, progress, force=force)
+
+
+def run_train(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Train in a child process: its memory is free again when the variants are timed, and a crash is a result."""
+    recipe = recipe_of(folder)
+    inputs = {
+        "data": _dataset(folder)["sha256"],
+        "model": to_json(recipe.model),
+        "training": to_json(recipe.training),
+    }
+    entry = folder.record["stages"].get("train", {})
+    resume = not force and entry.get("status") in ("running", "interrupted", "failed") and _same(entry, inputs)
+
+    def work() -> None:
+        if not resume:
+            shutil.rmtree(folder.path / "train", ignore_errors=True)
+        _child("train", [sys.executable, "-m", "edge_dl.cli.train_child", str(folder.path)])
+
+    _stage(folder, "train", inputs, work, progress, force=force)
+
+
+def run_export(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Write one SavedModel a lowering, the reference answers, and the calibration samples."""
+    recipe = recipe_of(folder)
+    inputs = _export_inputs(folder, recipe)
+
+    def work() -> None:
+        from edge_dl import converters
+
+        own = own_model(folder) or {}
+        converters.run_export(
+            model_path(folder),
+            folder.path,
+            recipe.conversion,
+            task=recipe.task,
+            seed=recipe.training.seed,
+            custom=tuple(own.get("custom", ())),
+            unsafe=bool(own.get("unsafe")),
+            progress=progress,
+        )
+
+    _stage(folder, "export", inputs, work, progress, force=force)
+
+
+def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Make every variant; what cannot be made is a recorded outcome, not an end."""
+    recipe = recipe_of(folder)
+    inputs = _convert_inputs(folder, recipe)
+
+    def work() -> None:
+        from edge_dl import converters
+
+        outcomes = converters.run_conversion(
+            folder.path,
+            recipe.conversion,
+            name=recipe.name,
+            task=recipe.task,
+            checks=recipe.checks,
+            progress=progress,
+            force=force,
+        )
+        if not any(outcome.status == "converted" for outcome in outcomes):
+            reasons = "; ".join(dict.fromkeys(f"{outcome.variant}: {outcome.message}" for outcome in outcomes))
+            raise StageError("At least one variant must be converted.", stage="convert", received=reasons)
+
+    _stage(folder, "convert", inputs, work, progress, force=force)
+
+
+def run_verify(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Check parity of every variant on the test split."""
+    recipe = recipe_of(folder)
+
+    def work() -> None:
+        from edge_dl.checks.pipeline import run_verify as verify
+
+        verify(folder.path, recipe.checks, progress=progress)
+
+    _stage(folder, "verify", _check_inputs(folder, recipe), work, progress, force=force)
+
+
+def run_bench(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Time every variant, and pick the lowering where that was left to us."""
+    recipe = recipe_of(folder)
+
+    def work() -> None:
+        from edge_dl.checks.pipeline import run_bench as bench
+
+        bench(folder.path, recipe.checks, progress=progress)
+
+    _stage(folder, "bench", _check_inputs(folder, recipe), work, progress, force=force)
+
+
+def run_report(folder: RunFolder, progress: Progress) -> Any:
+    """Write results.json, report.html, report.md and junit.xml from what is there; returns their paths."""
+    from edge_dl.report import write_report
+
+    with progress.step("report"):
+        return write_report(folder.path)
+
+
+def _stage(
+    folder: RunFolder, name: str, inputs: Any, work: Callable[[], None], progress: Progress, *, force: bool
+) -> None:
+    if not force and folder.done(name, inputs):
+        progress.say(f"{name}: done before, nothing changed")
+        return
+    with folder.stage(name, inputs):
+        work()
+
+
+def _same(entry: dict[str, Any], inputs: Any) -> bool:
+    from edge_dl.runfolder import digest
+
+    return entry.get("digest") == digest(inputs)
+
+
+def _dataset(folder: RunFolder) -> dict[str, Any]:
+    path = folder.path / "data" / "dataset.json"
+    if not path.is_file():
+        raise UsageError("The data stage comes first.", received=f"{folder.path} without data/dataset.json",
+                         todo="Run `edge-dl run` or `edge-dl train` on it.")  # fmt: skip
+    value: dict[str, Any] = read_json(path)
+    return value
+
+
+def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
+    path = model_path(folder)
+    if not path.exists():
+        raise UsageError("A model must be trained before it is exported.", received=f"{folder.path} without {path.name}",
+                         todo=f"Run `edge-dl train {folder.path}` first.")  # fmt: skip
+    conversion = recipe.conversion
+    return {
+        "model": _fingerprint(str(path)),
+        "data": _dataset(folder)["sha256"],
+        "lowerings": list(conversion.lowerings),
+        "batch": conversion.batch,
+        "calibration_samples": conversion.calibration_samples,
+        "own": own_model(folder),
+    }
+
+
+def _convert_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "export": _export_inputs(folder, recipe),
+        "conversion": to_json(recipe.conversion),
+        "limits": to_json(recipe.checks)["limits"],
+        "max_drop": recipe.checks.max_drop,
+    }
+
+
+def _check_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
+    return {"convert": _convert_inputs(folder, recipe), "checks": to_json(recipe.checks)}
+
+
+def _fingerprint(source: str) -> Any:
+    """What tells one state of a file or folder from another; None for a name that is not a path."""
+    path = Path(source)
+    if path.is_file():
+        return sha256_file(path)
+    if path.is_dir():
+        files = sorted(item for item in path.rglob("*") if item.is_file())
+        return [[str(item.relative_to(path)), item.stat().st_size, item.stat().st_mtime_ns] for item in files]
+    return None
+
+
+def _child(stage: str, command: list[str]) -> None:
+    """Run a stage in a child that shares our terminal; its errors become ours.
+
+    Ctrl-C reaches the child as well: it gets a moment to save its state.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        answer = Path(scratch) / "error.json"
+        process = subprocess.Popen(command, env={**os.environ, "EDGE_DL_ERROR_FILE": str(answer)})
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            process.kill()
+            raise
+        if code == 0:
+            return
+        if code in (130, -signal.SIGINT):
+            raise KeyboardInterrupt
+        error = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+    if error is None:
+        name = signal_name(code)
+        why = f"killed by {name}" if name else f"exit code {code}"
+        hint = " The system may have run out of memory." if name == "SIGKILL" else ""
+        raise StageError(
+            f"The {stage} stage ended without a result.", stage=stage, received=why,
+            todo=f"Run the same command again to go on from its last checkpoint.{hint}",
+        )  # fmt: skip
+    if error["exit_code"] == UsageError.exit_code:
+        raise UsageError(error["rule"], received=error["received"], todo=error["todo"])
+    raise StageError(error["rule"], stage=stage, received=error["received"], todo=error["todo"])

@@ -1,0 +1,38 @@
+"""The training stage's own process: `python -m edge_dl.cli.train_child RUN`.
+
+It reads the recipe and the data from the run folder, which its parent holds locked, and writes train/. An error goes,
+as JSON, to the file that EDGE_DL_ERROR_FILE names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from edge_dl.cli.console import INTERRUPTED, ConsoleProgress
+from edge_dl.errors import EdgeError
+from edge_dl.files import write_atomic
+
+
+def main(argument: str) -> int:
+    """Train; returns the exit code."""
+    from edge_dl import data, training
+    from edge_dl.cli.stages import recipe_of
+    from edge_dl.runfolder import RunFolder
+
+    folder = RunFolder.open(argument)
+    try:
+        training.train(recipe_of(folder), data.read(folder.path / "data"), folder.path, progress=ConsoleProgress())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except EdgeError as error:
+        value = {"rule": error.rule, "received": error.received, "todo": error.todo, "exit_code": error.exit_code}
+        write_atomic(Path(os.environ["EDGE_DL_ERROR_FILE"]), json.dumps(value))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
