@@ -1,0 +1,1278 @@
+"""The one file that runs on a device: opens a .tflite or a bundle, runs it, checks it, times it, and speaks JSON.
+
+It needs the standard library, NumPy and one interpreter (LiteRT, tflite-runtime or TensorFlow's), nothing else of
+edge-dl, and keeps to what Python 3.8 understands: copy it to a Raspberry Pi and run
+
+    python agent.py info|verify|run|bench|generate ...
+
+It prints one JSON document. Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 the model or the machine broke.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+
+FORMAT = 1
+RUNTIMES = ("ai_edge_litert", "tflite_runtime", "tensorflow")
+_MODULES = {name: name + ".interpreter" for name in RUNTIMES[:2]}
+_MODULES["tensorflow"] = "tensorflow.lite.python.interpreter"
+_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
+
+if TYPE_CHECKING:  # Not evaluated at run time: Python 3.8 cannot subscript dict.
+    import argparse
+
+    Arrays = dict[str, np.ndarray]
+
+
+class AgentError(Exception):
+    """The model, the runtime or the machine broke: the rule, what was received, what to do. Exit code 3."""
+
+    exit_code = 3
+
+    def __init__(self, rule: str, *, received: str = "", todo: str = "") -> None:
+        """Keep the three parts."""
+        self.rule, self.received, self.todo = rule, received, todo
+        super().__init__(" ".join(part for part in (rule, received and f"Received: {received}.", todo) if part))
+
+
+class AgentUsageError(AgentError):
+    """Wrong use: bad input, a file that is not what it should be. Exit code 2."""
+
+    exit_code = 2
+
+
+_error_types: dict[str, Callable[..., Exception]] = {"usage": AgentUsageError, "stage": AgentError}
+
+
+def set_error_types(*, usage: Callable[..., Exception], stage: Callable[..., Exception]) -> None:
+    """Raise a host's own errors instead of this file's; both are called as (rule, received=, todo=)."""
+    _error_types.update(usage=usage, stage=stage)
+
+
+def _usage(rule: str, received: str = "", todo: str = "") -> Exception:
+    return _error_types["usage"](rule, received=received, todo=todo)
+
+
+def _stage(rule: str, received: str = "", todo: str = "") -> Exception:
+    return _error_types["stage"](rule, received=received, todo=todo)
+
+
+# --- numbers at the model's edge -------------------------------------------------------------------------------------
+
+
+class Spec(NamedTuple):
+    """One tensor at the model's edge. `scale` 0.0: not quantized; -1 in `shape`: free."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class State(NamedTuple):
+    """A state that a `step` model takes as `input` and gives back as `output`; it starts at real zero."""
+
+    input: str
+    output: str
+
+
+def quantize(values: np.ndarray, spec: Spec) -> np.ndarray:
+    """Real numbers as the integers that `spec` stores: rint(x / scale) + zero_point, clipped to the type's range.
+
+    Ties go to the even neighbour (IEEE 754, `numpy.rint`, Kotlin's `Math.rint`). int8, uint8 and int16 are computed in
+    float32, wider integers in float64, on every platform alike.
+    """
+    info = np.iinfo(spec.dtype)
+    wide = np.dtype(np.float32 if info.bits <= 16 else np.float64)
+    scaled = np.rint(np.asarray(values, wide) / wide.type(spec.scale))
+    scaled += wide.type(spec.zero_point)
+    # The largest float below 2**63 that float64 holds; int32 and narrower are exact.
+    high = float(info.max) if info.bits <= 32 else np.nextafter(2.0**63, 0)
+    return np.clip(scaled, float(info.min), high, out=scaled).astype(spec.dtype)
+
+
+def dequantize(values: np.ndarray, spec: Spec) -> np.ndarray:
+    """The real numbers behind stored integers: (q - zero_point) * scale, in float32."""
+    if spec.scale == 0.0 or np.dtype(spec.dtype).kind == "f":
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+    if np.dtype(spec.dtype).itemsize > 2:
+        return ((values.astype(np.float64) - spec.zero_point) * float(np.float32(spec.scale))).astype(np.float32)
+    return (values.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)
+
+
+def to_raw(values: Any, spec: Spec) -> np.ndarray:
+    """Check real values for `spec` (shape aside) and give them in its stored type, C-contiguous.
+
+    Raises:
+        usage error: not numbers, NaN or infinity, fractions or out-of-range values for an integer input.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise _usage(f"Input {spec.name!r} must be one array, not ragged.", str(error)) from None
+    if array.dtype.kind not in "fiub":
+        raise _usage(f"Input {spec.name!r} must hold real numbers.", f"an array of {array.dtype}")
+    if spec.dtype == "bool" and array.dtype.kind != "b":
+        raise _usage(f"Input {spec.name!r} takes true or false.", f"an array of {array.dtype}")
+    real = np.dtype(spec.dtype).kind == "f"
+    if not real and spec.scale == 0.0:
+        if array.dtype.kind == "f":
+            raise _usage(f"Input {spec.name!r} takes whole numbers ({spec.dtype}).", f"an array of {array.dtype}")
+        if array.size and spec.dtype != "bool":
+            info = np.iinfo(spec.dtype)
+            if int(array.min()) < info.min or int(array.max()) > info.max:
+                received = f"values from {array.min()} to {array.max()}"
+                raise _usage(f"Input {spec.name!r} takes numbers from {info.min} to {info.max}.", received)
+        return np.ascontiguousarray(array, spec.dtype)
+    with np.errstate(over="ignore"):  # Too large for the type becomes infinite, which is refused in the next line.
+        array = np.ascontiguousarray(array, spec.dtype if real else np.float32)
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        received = f"{bad} of {array.size} values not finite in {array.dtype}"
+        raise _usage(f"Input {spec.name!r} must not hold NaN or infinity.", received, "Clean the data first.")
+    return array if real else quantize(array, spec)
+
+
+def escape_label(text: str) -> str:
+    """A token as one line of labels.txt: backslash, line breaks and control characters become backslash escapes.
+
+    A backslash is `\\\\`, a line feed `\\n`, a carriage return `\\r`, a tab `\\t`; other control characters and the
+    Unicode line separators are `\\uXXXX`; the empty token is `\\e`. Everything else stands for itself.
+    """
+    named = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+    def one(match: Any) -> str:
+        character = match.group()
+        return named.get(character) or f"\\u{ord(character):04x}"
+
+    return re.sub("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", one, text) or "\\e"
+
+
+def unescape_label(line: str) -> str:
+    """Inverse of `escape_label`."""
+    named = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "e": ""}
+
+    def one(match: Any) -> str:
+        code = match.group(1)
+        if len(code) == 5:
+            return chr(int(code[1:], 16))
+        if code in named:
+            return named[code]
+        raise _usage("A token's escapes must be \\\\, \\n, \\r, \\t, \\e or \\uXXXX.", repr(line))
+
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|.|$)", one, line)
+
+
+# --- interpreters ----------------------------------------------------------------------------------------------------
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _load_runtime(name: str) -> tuple[Any, str]:
+    """Import one runtime; gives its module and version."""
+    module = importlib.import_module(_MODULES[name])
+    if name == "tensorflow":
+        return module, str(sys.modules["tensorflow"].__version__)
+    from importlib import metadata
+
+    try:
+        version = metadata.version(name.replace("_", "-"))
+    except metadata.PackageNotFoundError:
+        version = ""
+    old = name == "tflite_runtime" or version.startswith("1.0.")
+    if old and int(np.__version__.split(".")[0]) >= 2:
+        raise ImportError(f"{name} {version} needs numpy<2, and NumPy is {np.__version__}")
+    return module, version
+
+
+def find_runtime(runtime: str = "auto") -> tuple[str, Any, str]:
+    """Name, module and version of a runtime; "auto" takes the first that works, TensorFlow last.
+
+    Raises:
+        usage error: unknown name, or none is installed and working.
+    """
+    if runtime not in RUNTIMES and runtime != "auto":
+        raise _usage("A runtime is one of auto, {}.".format(", ".join(RUNTIMES)), repr(runtime))
+    reasons = []
+    for name in RUNTIMES if runtime == "auto" else (runtime,):
+        if not _installed(name):
+            reasons.append(f"{name} is not installed")
+            continue
+        try:
+            module, version = _load_runtime(name)
+            return name, module, version
+        except Exception as error:  # A broken native library raises what it likes.
+            reasons.append(f"{name} does not load ({error})")
+    todo = "Install one in this Python: pip install ai-edge-litert (32-bit ARM: pip install tflite-runtime 'numpy<2')."
+    raise _usage("Running a .tflite needs an interpreter.", "; ".join(reasons), todo)
+
+
+class Interpreter:
+    """One .tflite in one runtime, with named inputs and outputs in their stored types.
+
+    Attributes:
+        runtime, version: which interpreter, e.g. "ai_edge_litert", "2.3.0".
+        signature: key of the signature in use; "" for a model without one, whose names come from its tensors.
+        inputs, outputs: `Spec` by name.
+        load_seconds: time to read the model and allocate its tensors.
+    """
+
+    def __init__(
+        self, model: Any, *, runtime: str = "auto", threads: int = 1, delegate: bool = True, signature: str = ""
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: path of a .tflite.
+            runtime: "auto" or one of RUNTIMES.
+            threads: threads of the interpreter, at least 1.
+            delegate: whether the default delegate (XNNPACK) may take over operators.
+            signature: key of the signature to run; "" takes the only one, else "predict", "step", "serving_default".
+        """
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise _usage("Threads must be a whole number from 1.", repr(threads))
+        path = os.fspath(model)
+        _check_file(path)
+        self.runtime, module, self.version = find_runtime(runtime)
+        self.threads, self.delegate = threads, delegate
+        resolver = module.OpResolverType.AUTO if delegate else module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        started = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tf.lite announces its end on every use.
+                self._native = module.Interpreter(
+                    model_path=path, num_threads=threads, experimental_op_resolver_type=resolver
+                )
+            self._native.allocate_tensors()
+            self._bind(signature)
+        except (ValueError, RuntimeError, TypeError, SystemError) as error:
+            self._refuse(path, error)
+        self.load_seconds = time.perf_counter() - started
+
+    def _refuse(self, path: str, error: Exception) -> NoReturn:
+        message = " ".join(str(error).split())
+        if re.search(r"Flex|custom op", message, re.I):
+            todo = "The model holds operators that are not TFLite builtins: convert it again with builtins only."
+        elif "Didn't find op for builtin opcode" in message:
+            todo = "The runtime is older than an operator's version: install a newer one or convert for this runtime."
+        else:
+            todo = "Make the model again, or try another runtime."
+        received = f"{path} in {self.runtime} {self.version}: {message}"
+        raise _stage("The runtime must be able to load the model.", received, todo) from None
+
+    def _bind(self, signature: str) -> None:
+        """Find inputs and outputs by name."""
+        native = self._native
+        keys = list(native.get_signature_list())
+        if signature and signature not in keys:
+            raise _usage("The model has no such signature.", repr(signature), "It has: " + (", ".join(keys) or "none"))
+        preferred = [key for key in ("predict", "step", "serving_default") if key in keys]
+        self.signature = signature or (keys[0] if len(keys) == 1 else (preferred or [""])[0])
+        if keys and not self.signature:
+            raise _usage("A signature must be chosen.", "a model with {}".format(", ".join(keys)), "Name one of them.")
+        self._runner: Any = None
+        if self.signature:
+            runner = native.get_signature_runner(self.signature)
+            inputs, outputs = runner.get_input_details(), runner.get_output_details()
+            # The runner resizes and allocates on every call, several times the price of a small model: it is used only
+            # for signatures outside the main subgraph, which the plain calls cannot reach.
+            if getattr(runner, "_subgraph_index", 0) != 0:
+                self._runner = runner
+        else:
+            inputs, outputs = _named(native.get_input_details()), _named(native.get_output_details())
+        self.inputs = {name: _spec(name, detail) for name, detail in inputs.items()}
+        self.outputs = {name: _spec(name, detail) for name, detail in outputs.items()}
+        self._in = {name: int(detail["index"]) for name, detail in inputs.items()}
+        self._out = {name: int(detail["index"]) for name, detail in outputs.items()}
+        self._free = any(-1 in spec.shape for spec in self.inputs.values())
+        self._sizes = {name: tuple(int(size) for size in detail["shape"]) for name, detail in inputs.items()}
+        self.set_tensor, self.get_tensor = native.set_tensor, native.get_tensor
+        self.run, self.reset = native.invoke, native.reset_all_variables
+
+    def invoke(self, inputs: Arrays) -> Arrays:
+        """One call in stored types: arrays by input name, exactly shaped and typed; gives arrays by output name.
+
+        Raises:
+            usage error: a name, shape or type that does not fit.
+        """
+        if self._free:
+            self._resize(inputs)
+        try:
+            if self._runner is not None:
+                return dict(self._runner(**inputs))
+            if len(inputs) != len(self._in):
+                raise KeyError
+            for name, value in inputs.items():
+                self.set_tensor(self._in[name], value)
+            self.run()
+            return {name: self.get_tensor(index) for name, index in self._out.items()}
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise self._explain(inputs, error) from None
+
+    def _explain(self, inputs: Arrays, error: Exception) -> Exception:
+        """The error behind a failed call: the input that does not fit, or else the runtime's own words."""
+        check_names(inputs, self.inputs)
+        for name, spec in self.inputs.items():
+            value = np.asarray(inputs[name])
+            fits = len(value.shape) == len(spec.shape) and all(
+                want in (-1, size)
+                for want, size in zip(spec.shape, value.shape)  # noqa: B905 (Python 3.8)
+            )
+            if not fits or value.dtype != spec.dtype:
+                received = f"{list(value.shape)} {value.dtype}"
+                return _usage(f"Input {name!r} takes {list(spec.shape)} {spec.dtype}.", received)
+        return _stage(
+            "The model must run.", "{} {}: {}".format(self.runtime, self.version, " ".join(str(error).split()))
+        )
+
+    def _resize(self, inputs: Arrays) -> None:
+        """Give free axes the sizes of the arrays, which allocates again."""
+        check_names(inputs, self.inputs)
+        changed = False
+        for name, value in inputs.items():
+            if value.shape != self._sizes[name]:
+                want = self.inputs[name].shape
+                if len(want) != len(value.shape) or any(
+                    w not in (-1, v)
+                    for w, v in zip(want, value.shape)  # noqa: B905 (Python 3.8)
+                ):
+                    raise _usage(f"Input {name!r} takes {list(want)} (-1: any size).", str(list(value.shape)))
+                if self._runner is None:
+                    self._native.resize_tensor_input(self._in[name], value.shape)
+                self._sizes[name] = value.shape
+                changed = True
+        if changed and self._runner is None:
+            try:
+                self._native.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                # Nothing is known about the tensors now: the next call sets every size again.
+                self._sizes = dict.fromkeys(self.inputs, (-1,))
+                raise _usage("The model must accept the input's size.", " ".join(str(error).split())) from None
+
+    def bare(self, inputs: Arrays) -> Callable[[], None]:
+        """A call for timing: sets the given raw inputs, runs, reads every output, and nothing else."""
+        self.invoke(inputs)  # Names, shapes and types are known to be right from here on.
+        if self._runner is not None:
+            return lambda: self._runner(**inputs)
+        pairs, indices = [(self._in[name], value) for name, value in inputs.items()], list(self._out.values())
+        set_tensor, run, get_tensor = self.set_tensor, self.run, self.get_tensor
+
+        def call() -> None:
+            for index, value in pairs:
+                set_tensor(index, value)
+            run()
+            for index in indices:
+                get_tensor(index)
+
+        return call
+
+    def operators(self) -> set[str]:
+        """Kinds of operators of the main graph, DELEGATE among them where one took over; empty: not told."""
+        try:
+            native = self._native._interpreter
+            return {native.NodeName(number) for number in range(native.NumNodes())}
+        except Exception:  # Not part of the runtimes' public interface.
+            return set()
+
+    def keeps_state(self) -> bool:
+        """Whether one call may leave something to the next, so that samples need a `reset` between them.
+
+        Recurrent operators keep variables. The graphs behind control flow are not listed, and custom operators (whose
+        names are not all capitals) can do what they like: these count as keeping something.
+        """
+        names = self.operators()
+        known = re.compile(r"(?!(.*(LSTM|RNN|SVDF)|WHILE|IF|CALL|CALL_ONCE)$)[A-Z0-9_]+")
+        return not names or not all(known.fullmatch(name) for name in names)
+
+
+def _check_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise _usage("The model must be a .tflite file.", path + (" (a folder)" if os.path.isdir(path) else ""))
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head[4:] != b"TFL3":
+        raise _usage("A .tflite starts with the mark TFL3.", f"{path}, which does not", "Was it cut off or renamed?")
+
+
+def _named(details: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tensor details by a readable name, for a model without signature."""
+    named: dict[str, dict[str, Any]] = {}
+    for detail in details:
+        base = re.sub(r"^serving_default_|:\d+$", "", detail["name"]) or "tensor"
+        name, number = base, 1
+        while name in named:
+            name, number = f"{base}_{number}", number + 1
+        named[name] = detail
+    return named
+
+
+def _spec(name: str, detail: dict[str, Any]) -> Spec:
+    dtype = np.dtype(detail["dtype"]).name
+    if dtype not in _DTYPES:
+        raise _usage("Inputs and outputs must be of {}.".format(", ".join(_DTYPES)), f"{name!r} of {dtype}")
+    signature = detail.get("shape_signature", detail["shape"])
+    shape = tuple(int(size) for size in (signature if len(signature) else detail["shape"]))
+    scales = detail["quantization_parameters"]["scales"]
+    if np.dtype(dtype).kind == "f" or len(scales) == 0:
+        return Spec(name, shape, dtype)
+    if len(scales) > 1:
+        raise _usage("Inputs and outputs must have one scale.", f"{name!r} with one a channel")
+    return Spec(name, shape, dtype, float(scales[0]), int(detail["quantization_parameters"]["zero_points"][0]))
+
+
+def check_names(given: Any, wanted: Any) -> None:
+    """Raise a usage error unless both hold the same names."""
+    if set(given) != set(wanted):
+        raise _usage(
+            "Exactly these inputs must be given: {}.".format(", ".join(wanted)), ", ".join(map(str, given)) or "none"
+        )
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
+    """manifest.json of a bundle, with what the agent needs of it checked, and the hash of every member.
+
+    Raises:
+        usage error: no bundle, another format, a member that is missing, changed or outside the folder.
+    """
+    path = os.path.join(folder, "manifest.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        if manifest["format"] != FORMAT:
+            raise _usage(f"This agent reads bundles of format {FORMAT}.", "format " + repr(manifest["format"]))
+        files, signature = manifest["files"], manifest["signature"]
+        members = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in files.items()}
+        labels = [manifest["labels"]] if manifest.get("labels") else []
+        if not {"model.tflite", "golden.npz", *labels} <= set(members) or not isinstance(signature["key"], str):
+            raise KeyError("files")
+        for item in signature["inputs"] + signature["outputs"] + signature.get("states", []):
+            for key in ("input", "output") if "input" in item else ("name",):
+                str(item[key])
+    except FileNotFoundError:
+        raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        received = f"{path} ({type(error).__name__}: {error})"
+        raise _usage("A bundle's manifest must keep to its format.", received, "Make the bundle again.") from None
+    for name, (digest, size) in members.items():
+        member, root = os.path.realpath(os.path.join(folder, name)), os.path.realpath(folder)
+        if os.path.commonpath([member, root]) != root or os.path.isabs(name) or ".." in name.split("/"):
+            raise _usage("A bundle's members must lie inside its folder.", repr(name))
+        if not os.path.isfile(member):
+            raise _usage("Every member that the manifest names must exist.", f"{folder} without {name}")
+        if check_hashes and (os.path.getsize(member) != size or _sha256(member) != digest):
+            todo = "Copy the bundle again: it was changed or cut off on the way."
+            raise _usage("A member must have the hash that the manifest states.", member, todo)
+    return manifest
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+class Session:
+    """A model with its bundle's knowledge: real numbers in and out, samples, time steps and states.
+
+    Attributes:
+        path: the bundle's folder or the .tflite.
+        manifest: the bundle's manifest; None for a bare .tflite.
+        interpreter: the `Interpreter`.
+        inputs, outputs: `Spec` by name, without states.
+        states: of a `step` model.
+        batch: samples a call takes; 0 where the tensors share no batch axis, so that a call is one sample.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        *,
+        runtime: str = "auto",
+        threads: int = 1,
+        delegate: bool = True,
+        signature: str = "",
+        check_hashes: bool = True,
+    ) -> None:
+        """Open a bundle's folder or a .tflite; see `Interpreter` for the arguments."""
+        self.path = os.fspath(path)
+        self.manifest: dict[str, Any] | None = None
+        model = self.path
+        self.labels: list[str] = []  # type: str, list[str]
+        if os.path.isdir(self.path):
+            self.manifest = read_manifest(self.path, check_hashes=check_hashes)
+            model, signature = os.path.join(self.path, "model.tflite"), self.manifest["signature"]["key"]
+            if self.manifest.get("labels"):
+                with open(os.path.join(self.path, self.manifest["labels"]), encoding="utf-8", newline="") as file:
+                    self.labels = file.read().split("\n")[:-1]
+        self.interpreter = Interpreter(model, runtime=runtime, threads=threads, delegate=delegate, signature=signature)
+        described = self.manifest["signature"] if self.manifest else {}
+        self.states = [State(item["input"], item["output"]) for item in described.get("states", [])]
+        self._check_signature(described)
+        taken, given = {state.input for state in self.states}, {state.output for state in self.states}
+        self.inputs = {name: spec for name, spec in self.interpreter.inputs.items() if name not in taken}
+        self.outputs = {name: spec for name, spec in self.interpreter.outputs.items() if name not in given}
+        sequence = (self.manifest or {}).get("sequence") or {}
+        self.sequence_inputs: tuple[str, ...] = tuple(sequence.get("inputs", ()))
+        self._each = {name for name, kind in sequence.get("outputs", {}).items() if kind == "each"}
+        if not set(self.sequence_inputs) <= set(self.inputs) or not self._each <= set(self.outputs):
+            raise _usage("A bundle's sequence must name inputs and outputs of its model.", json.dumps(sequence))
+        edges = list(self.interpreter.inputs.values()) + list(self.interpreter.outputs.values())
+        first = {abs(spec.shape[0]) if spec.shape else 0 for spec in edges}  # abs: a free batch (-1) is called with 1.
+        self.batch = first.pop() if len(first) == 1 else 0
+        if self.states and not self.batch:
+            raise _usage(
+                "A step model's tensors must share their batch axis.", str([list(edge.shape) for edge in edges])
+            )
+        if self.is_step and (self.interpreter._runner or any(-1 in edge.shape for edge in edges)):
+            raise _usage("A step model must have static shapes and its signature in the main graph.", self.path)
+        inside, outside = self.interpreter._in, self.interpreter._out
+        self._links = [(inside[one.input], outside[one.output], self._requantizer(one)) for one in self.states]
+        self.used = False
+        self._current: Arrays = {}
+        self.reset()
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the model takes one time step a call."""
+        return bool(self.sequence_inputs)
+
+    def _check_signature(self, described: dict[str, Any]) -> None:
+        """Compare the manifest's signature with the model's."""
+        if not described:
+            return
+        for kind, edges in (("input", self.interpreter.inputs), ("output", self.interpreter.outputs)):
+            prefix = "output_" if kind == "output" else ""
+            wanted = {item["name"]: ("", item) for item in described[kind + "s"]}
+            wanted.update({item[kind]: (prefix, item) for item in described.get("states", [])})
+            if set(wanted) != set(edges):
+                received = f"{sorted(wanted)} in the manifest, {sorted(edges)} in the model"
+                raise _usage(f"The manifest must name the model's {kind}s.", received, "Make the bundle again.")
+            for name, (before, item) in wanted.items():
+                spec = edges[name]
+                same = len(item["shape"]) == len(spec.shape) and all(
+                    real in (-1, size)
+                    for size, real in zip(item["shape"], spec.shape)  # noqa: B905 (Python 3.8)
+                )
+                scale, zero = item.get(before + "scale", 0.0), item.get(before + "zero_point", 0)
+                same = same and item["dtype"] == spec.dtype and zero == spec.zero_point
+                if not same or not math.isclose(scale, spec.scale, rel_tol=1e-6):
+                    received = f"{json.dumps(item)} in the manifest, {spec} in the model"
+                    raise _usage(f"The manifest must describe {kind} {name!r} as it is.", received)
+                edges[name] = spec._replace(shape=tuple(int(size) for size in item["shape"]))
+
+    def reset(self) -> None:
+        """Every state back to real zero, the model's own variables too."""
+        self.interpreter.reset()
+        for state in self.states:
+            spec = self.interpreter.inputs[state.input]
+            self._current[state.input] = np.full(spec.shape, spec.zero_point, spec.dtype)
+
+    def invoke(self, raw: Arrays) -> Arrays:
+        """One call of the model in stored types, states among inputs and outputs, nothing kept. See `Interpreter`."""
+        self.used = True
+        return self.interpreter.invoke(raw)
+
+    def predict(self, inputs: Any) -> Arrays:
+        """Answers in real numbers for one sample or many.
+
+        Args:
+            inputs: by input name (or the array alone for a model with one input), real numbers or tokens. An array of
+                the input's rank without its batch axis is one sample; with one more axis in front, many samples. Inputs
+                of a step model that are fed step by step have their time axis after the sample axis, of any length.
+
+        Returns:
+            By output name: float32 (or the stored integers where they stand for themselves), with the sample axis first
+            if the inputs had it. Every sample is computed from fresh states.
+
+        Raises:
+            usage error: a missing or unknown name, a wrong shape or type, NaN or infinity.
+        """
+        raw, count, single = self._samples(inputs)
+        self.used = True
+        stored = self._run_sequences(raw, count) if self.is_step else self._run(raw, count)
+        outputs = {name: dequantize(value, self.outputs[name]) for name, value in stored.items()}
+        return {name: value[0] for name, value in outputs.items()} if single else outputs
+
+    def _samples(self, inputs: Any) -> tuple[Arrays, int, bool]:
+        """Inputs as raw arrays with a sample axis; the number of samples; whether one was given without that axis."""
+        if not isinstance(inputs, dict):
+            if hasattr(inputs, "keys"):
+                inputs = dict(inputs)
+            elif len(self.inputs) == 1:
+                inputs = {next(iter(self.inputs)): inputs}
+            else:
+                raise _usage("Inputs must be given by name: {}.".format(", ".join(self.inputs)), type(inputs).__name__)
+        check_names(inputs, self.inputs)
+        raw: Arrays = {}
+        counts: dict[str, int] = {}
+        steps: dict[str, int] = {}
+        singles: set[bool] = set()
+        for name, spec in self.inputs.items():
+            value = to_raw(inputs[name], spec)
+            want = list(spec.shape[1:] if self.batch else spec.shape)
+            fed = name in self.sequence_inputs
+            if fed:
+                want[0] = -1
+            single = value.ndim == len(want)
+            if single:
+                value = value[np.newaxis]
+            shape = value.shape[1:]
+            if len(shape) != len(want) or any(w not in (-1, s) for w, s in zip(want, shape)):  # noqa: B905
+                todo = "Give one sample of that shape, or many with the sample axis in front (-1: any size)."
+                raise _usage(f"A sample of input {name!r} has shape {want}.", str(list(np.shape(inputs[name]))), todo)
+            if fed:
+                steps[name] = shape[0]
+            raw[name], counts[name] = value, len(value)
+            singles.add(single)
+        if len(set(counts.values())) != 1 or len(singles) != 1 or 0 in counts.values():
+            raise _usage("Every input must hold the same number of samples, at least one.", str(counts))
+        if steps and (len(set(steps.values())) != 1 or 0 in steps.values()):
+            raise _usage("Inputs fed step by step must have the same number of steps, at least one.", str(steps))
+        return raw, counts.popitem()[1], singles.pop()
+
+    def _chunks(self, raw: Arrays, count: int) -> Iterator[tuple[int, Arrays]]:
+        """Inputs of one call after another with the first sample's number; the last call is filled up."""
+        size = self.batch or 1
+        for start in range(0, count, size):
+            chunk = {name: value[start : start + size] for name, value in raw.items()}
+            missing = size - (min(start + size, count) - start)
+            if missing:
+                chunk = {name: np.concatenate([part, part[-1:].repeat(missing, 0)]) for name, part in chunk.items()}
+            yield start, chunk if self.batch else {name: part[0] for name, part in chunk.items()}
+
+    def _run(self, raw: Arrays, count: int) -> Arrays:
+        """Whole samples through the model, in stored types."""
+        interpreter = self.interpreter
+        results: Arrays = {}
+        free = interpreter._free or any(-1 in spec.shape for spec in self.outputs.values())
+        plain = self.batch == 1 and not free and interpreter._runner is None
+        for start, chunk in self._chunks(raw, 1 if plain else count):
+            interpreter.reset()
+            for name, value in interpreter.invoke(chunk).items():
+                value = value if self.batch else value[np.newaxis]
+                if name not in results:
+                    results[name] = np.empty((count, *value.shape[1:]), value.dtype)
+                rows = results[name][start : start + (self.batch or 1)]
+                if value.shape[1:] != rows.shape[1:]:
+                    received = f"{list(value.shape[1:])} after {list(rows.shape[1:])} for output {name!r}"
+                    raise _usage("Samples given together must have outputs of one shape.", received)
+                rows[...] = value[: len(rows)]
+        if plain and count > 1:
+            # The path that evaluation of thousands of samples takes: nothing but the interpreter's own calls.
+            pairs = [(interpreter._in[name], value) for name, value in raw.items()]
+            gets = [(interpreter._out[name], value) for name, value in results.items()]
+            set_tensor, run, get_tensor = interpreter.set_tensor, interpreter.run, interpreter.get_tensor
+            keeps_state = interpreter.keeps_state()
+            try:
+                for number in range(1, count):
+                    if keeps_state:
+                        interpreter.reset()
+                    for index, value in pairs:
+                        set_tensor(index, value[number : number + 1])
+                    run()
+                    for index, value in gets:
+                        value[number] = get_tensor(index)
+            except (ValueError, RuntimeError) as error:
+                raise interpreter._explain({name: value[:1] for name, value in raw.items()}, error) from None
+        return results
+
+    def _run_sequences(self, raw: Arrays, count: int) -> Arrays:
+        """Whole sequences through a step model, in stored types. Nothing but the interpreter's calls in the loop."""
+        interpreter = self.interpreter
+        set_tensor, run, get_tensor = interpreter.set_tensor, interpreter.run, interpreter.get_tensor
+        steps = raw[self.sequence_inputs[0]].shape[1]
+        results: Arrays = {}
+        each: list[tuple[int, np.ndarray]] = []
+        last: list[tuple[int, np.ndarray]] = []
+        for name, spec in self.outputs.items():
+            shape = (steps, *self._step_shape(name)) if name in self._each else spec.shape[1:]
+            results[name] = np.empty((count, *shape), spec.dtype)
+            (each if name in self._each else last).append((interpreter._out[name], results[name]))
+        for start, chunk in self._chunks(raw, count):
+            self.reset()
+            stop = min(start + self.batch, count)
+            fixed = [
+                (interpreter._in[name], value) for name, value in chunk.items() if name not in self.sequence_inputs
+            ]
+            # The time axis first, and one step with the axes that the model takes: (steps, batch, 1, ...).
+            fed = [
+                (interpreter._in[name], np.ascontiguousarray(chunk[name].swapaxes(0, 1))[:, :, np.newaxis])
+                for name in self.sequence_inputs
+            ]
+            held = list(self._current.values())
+            try:
+                for step in range(steps):
+                    for index, value in fed:
+                        set_tensor(index, value[step])
+                    # Also what does not change: the memory of an input is used again once it was read.
+                    for index, value in fixed:
+                        set_tensor(index, value)
+                    for (index, _, _), value in zip(self._links, held):  # noqa: B905 (Python 3.8)
+                        set_tensor(index, value)
+                    run()
+                    held = [keep(get_tensor(index)) if keep else get_tensor(index) for _, index, keep in self._links]
+                    for index, result in each:
+                        rows = result[start:stop, step]
+                        rows[...] = get_tensor(index).reshape(self.batch, *rows.shape[1:])[: len(rows)]
+            except (ValueError, RuntimeError) as error:
+                words = " ".join(str(error).split())
+                raise _stage("The model must run.", f"{interpreter.runtime} {interpreter.version}: {words}") from None
+            for index, result in last:
+                result[start:stop] = get_tensor(index)[: stop - start]
+        self.reset()
+        return results
+
+    def _step_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one step's answer of one sample: without batch axis, and without time axis for an `each` output."""
+        shape = self.outputs[name].shape[1:]
+        return shape[1:] if name in self._each and shape[:1] == (1,) else shape
+
+    def _requantizer(self, state: State) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What turns a state given into a state taken; None where they are stored alike and stay as they are."""
+        given, taken = self.interpreter.outputs[state.output], self.interpreter.inputs[state.input]
+        if given[2:] == taken[2:]:  # dtype, scale, zero point
+            return None
+        if taken.scale:
+            return lambda value: quantize(dequantize(value, given), taken)
+        return lambda value: dequantize(value, given).astype(taken.dtype)
+
+    def _advance(self, inputs: Arrays) -> Arrays:
+        """One time step in stored types; keeps the states."""
+        outputs = self.interpreter.invoke({**inputs, **self._current})
+        for state, (_, _, keep) in zip(self.states, self._links):  # noqa: B905 (Python 3.8)
+            value = outputs.pop(state.output)
+            self._current[state.input] = keep(value) if keep else value
+        return outputs
+
+    def step(self, inputs: Any) -> Arrays:
+        """One time step in real numbers; states are kept until `reset`.
+
+        Args:
+            inputs: by input name (or the array alone), one step of one sample, e.g. the shape (features,) or () for a
+                token; a model of batch B > 1 takes (B, ...).
+
+        Returns:
+            By output name, the answer to this step, without time axis; without batch axis where the batch is 1.
+        """
+        if not self.is_step:
+            raise _usage("Only a step model takes one time step.", self.path, "Use predict, or the lowering `step`.")
+        if not isinstance(inputs, dict):
+            inputs = {next(iter(self.inputs)): inputs}
+        check_names(inputs, self.inputs)
+        raw = {}
+        for name, spec in self.inputs.items():
+            value = to_raw(inputs[name], spec)
+            tail = spec.shape[2:] if name in self.sequence_inputs else spec.shape[1:]
+            if value.shape not in (tail if self.batch == 1 else None, (self.batch, *tail), spec.shape):
+                raise _usage(f"One step of input {name!r} has shape {list(tail)}.", str(list(value.shape)))
+            raw[name] = value.reshape(spec.shape)
+        self.used = True
+        answers = {}
+        for name, value in self._advance(raw).items():
+            value = dequantize(value.reshape(self.batch, *self._step_shape(name)), self.outputs[name])
+            answers[name] = value[0] if self.batch == 1 else value
+        return answers
+
+    def bare(self, inputs: Any) -> Callable[[], Any]:
+        """A call for timing, without checks or conversions: one answer to `inputs`, which is one sample.
+
+        For a step model that is the whole sequence, states carried from step to step.
+        """
+        raw, count, _ = self._samples(inputs)
+        chunk = next(self._chunks(raw, count))[1]
+        self.used = True
+        if not self.is_step:
+            return self.interpreter.bare(chunk)
+        return lambda: self._run_sequences(raw, 1)
+
+    def golden(self) -> tuple[Arrays, Arrays]:
+        """Golden inputs and reference outputs by name, sample axis first."""
+        if self.manifest is None:
+            raise _usage("Golden samples come with a bundle.", self.path, "Name a bundle's folder.")
+        path = os.path.join(self.path, "golden.npz")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file.
+            raise _usage("golden.npz must be an archive of plain arrays.", f"{path} ({error})") from None
+        inputs = {name[3:]: value for name, value in arrays.items() if name.startswith("in/")}
+        outputs = {name[4:]: value for name, value in arrays.items() if name.startswith("out/")}
+        check_names(inputs, self.inputs)
+        check_names(outputs, self.outputs)
+        return inputs, outputs
+
+    def describe(self) -> dict[str, Any]:
+        """What is open, as plain JSON values."""
+        interpreter, manifest = self.interpreter, self.manifest or {}
+
+        def plain(specs: dict[str, Spec]) -> list[dict[str, Any]]:
+            return [{**spec._asdict(), "shape": list(spec.shape)} for spec in specs.values()]
+
+        return {
+            "path": self.path,
+            "name": manifest.get("name", ""),
+            "variant": manifest.get("variant", ""),
+            "runtime": interpreter.runtime,
+            "version": interpreter.version,
+            "threads": interpreter.threads,
+            "delegate": interpreter.delegate,
+            "delegated": "DELEGATE" in interpreter.operators(),
+            "signature": interpreter.signature,
+            "inputs": plain(self.inputs),
+            "outputs": plain(self.outputs),
+            "states": [state._asdict() for state in self.states],
+            "batch": self.batch,
+            "load_ms": round(interpreter.load_seconds * 1e3, 3),
+        }
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def verify(session: Session) -> dict[str, Any]:
+    """Run a bundle's golden samples and compare with the reference, under the manifest's limits.
+
+    NaN and infinity fail first; then shape, largest error, cosine, signal-to-noise ratio (dB) and top-1 agreement an
+    output; then the same samples in reverse order must give the same bits (a leaking state does not).
+
+    Returns:
+        {"passed": bool, "samples": n, "failures": [text...], "outputs": {name: {"max_abs", "mean_abs", "rmse",
+        "cosine", "snr_db", "top1"}}, "model": Session.describe()}; None where a figure does not exist.
+    """
+    inputs, reference = session.golden()
+    answers = session.predict(inputs)
+    backwards = session.predict({name: value[::-1] for name, value in inputs.items()})
+    manifest = session.manifest or {}
+    limits = {name: limit for name, limit in manifest.get("limits", {}).items() if limit is not None}
+    failures: list[str] = []
+    outputs: dict[str, dict[str, Any]] = {}
+    for name, want in reference.items():
+        got = answers[name]
+        if got.shape != want.shape:
+            failures.append(f"{name}: shape {list(got.shape)} instead of {list(want.shape)}")
+            continue
+        bad = int(got.size - np.isfinite(got).sum())
+        if bad:
+            failures.append(f"{name}: {bad} of {got.size} values are NaN or infinite")
+            continue
+        if not np.array_equal(got, backwards[name][::-1]):
+            failures.append(f"{name}: another answer when the samples come in another order (a state leaks)")
+        figures = _compare(got, want, manifest.get("task", ""))
+        outputs[name] = figures
+        for figure, limit, low in (
+            ("max_abs", "max_abs", False),
+            ("cosine", "min_cosine", True),
+            ("snr_db", "min_snr_db", True),
+            ("top1", "min_top1", True),
+        ):
+            value = figures[figure]
+            if limit in limits and value is not None and (value < limits[limit] if low else value > limits[limit]):
+                failures.append(f"{name}: {figure} {value:.6g} beyond the limit {limits[limit]:g}")
+    count = len(next(iter(inputs.values())))
+    return {
+        "passed": not failures,
+        "samples": count,
+        "failures": failures,
+        "outputs": outputs,
+        "model": session.describe(),
+    }
+
+
+def _compare(got: np.ndarray, want: np.ndarray, task: str) -> dict[str, float | None]:
+    """Figures of agreement in float64."""
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    error, signal = a - b, float(np.sum(b * b))
+    noise, norm = float(np.sum(error * error)), float(np.sqrt(np.sum(a * a) * signal))
+    many = task in ("classification", "labelling", "language-model") and a.ndim > 1 and a.shape[-1] > 1
+    return {
+        "max_abs": float(np.max(np.abs(error))),
+        "mean_abs": float(np.mean(np.abs(error))),
+        "rmse": math.sqrt(noise / error.size),
+        "cosine": float(np.sum(a * b)) / norm if norm else (1.0 if not noise else None),
+        "snr_db": 10 * math.log10(signal / noise) if signal and noise else None,
+        "top1": float(np.mean(a.argmax(-1) == b.argmax(-1))) if many else None,
+    }
+
+
+# --- timing ----------------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What a latency depends on, read where it is readable: processor, cores, governor, temperature, memory."""
+    cpu = platform.processor()
+    for pattern in (r"(?m)^model name\s*:\s*(.+)$", r"(?m)^Model\s*:\s*(.+)$", r"(?m)^Hardware\s*:\s*(.+)$"):
+        found = re.search(pattern, _read("/proc/cpuinfo"))
+        if found:
+            cpu = found.group(1).strip()
+            break
+    heats = [
+        _read(f"/sys/class/thermal/{zone}/temp")
+        for zone in (os.listdir("/sys/class/thermal") if os.path.isdir("/sys/class/thermal") else [])
+        if zone.startswith("thermal_zone")
+    ]
+    celsius = [int(heat) / 1000 for heat in heats if heat.lstrip("-").isdigit()]
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "architecture": platform.machine(),
+        "processor": cpu,
+        "cores": os.cpu_count() or 1,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "temperature_c": max(celsius) if celsius else None,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """This process' resident memory now and at its peak, in bytes."""
+    status = dict(re.findall(r"(?m)^(VmRSS|VmHWM):\s*(\d+) kB", _read("/proc/self/status")))
+    if status:
+        return int(status["VmRSS"]) * 1024, int(status["VmHWM"]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None, None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None, peak if sys.platform == "darwin" else peak * 1024
+
+
+def sample_input(session: Session) -> Arrays:
+    """One sample to time with: the first golden one, or seeded noise (zeros for integers) for a bare .tflite."""
+    if session.manifest is not None:
+        return {name: value[0] for name, value in session.golden()[0].items()}
+    generator, sample = np.random.default_rng(0), {}
+    for name, spec in session.inputs.items():
+        shape = tuple(abs(size) for size in (spec.shape[1:] if session.batch else spec.shape))
+        real = np.dtype(spec.dtype).kind == "f" or spec.scale
+        sample[name] = generator.standard_normal(shape) if real else np.zeros(shape, spec.dtype)
+    return sample
+
+
+def measure(
+    openers: Sequence[Callable[[], Session]],
+    inputs: Sequence[Any] | None = None,
+    *,
+    rounds: int = 30,
+    block_seconds: float = 0.02,
+    warmup_seconds: float = 2.0,
+    max_calls: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time models against each other: in each round every model has a block of calls, in random order.
+
+    Args:
+        openers: open one `Session` each; opening is timed too.
+        inputs: one sample for each; None: golden samples or noise (`sample_input`).
+        rounds: blocks of each model.
+        block_seconds: how long a block should take, which decides the number of calls in it (at most `max_calls`).
+        warmup_seconds: calls before anything is kept go on until the median of a stretch of calls stays within 3 % of
+            the one before it twice running, for so long at most.
+        seed: of the order.
+
+    Returns:
+        {"machine", "machine_after", "models": [{..Session.describe(), "first_call_ms", "warmup_calls", "steady",
+        "memory_before_bytes", "memory_peak_bytes", "blocks_ns": [[call...] a round], "calls", "p50_us", "p90_us",
+        "p99_us", "mean_us"}]}. The peak covers loading and the first call; where the system cannot forget an earlier
+        peak (not Linux) it is the process'. For a step model one call is the whole sequence.
+    """
+    before = machine()
+    calls, results = [], []
+    for number, opener in enumerate(openers):
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # Linux: the peak of resident memory starts again from here.
+        resident = _memory()[0]
+        session = opener()
+        fresh = not session.used
+        call, first = _first_call(session, sample_input(session) if inputs is None else inputs[number])
+        result = {**session.describe(), "first_call_ms": round(first / 1e6, 4) if fresh else None}
+        result.update(memory_before_bytes=resident, memory_peak_bytes=_memory()[1])
+        calls.append(call)
+        results.append(result)
+    blocks: list[list[list[int]]] = [[] for _ in calls]
+    sizes = []
+    for call, result in zip(calls, results):  # noqa: B905 (Python 3.8)
+        typical, made, steady = _warm_up(call, warmup_seconds)
+        result.update(warmup_calls=made, steady=steady)
+        sizes.append(int(min(max(block_seconds * 1e9 / max(typical, 1.0), 1), max_calls)))
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for number in generator.permutation(len(calls)):
+            calls[number]()  # The other model's data fills the caches: not this model's time.
+            blocks[number].append(_time(calls[number], sizes[number]))
+    for result, times in zip(results, blocks):  # noqa: B905 (Python 3.8)
+        flat = np.array(times, np.float64).ravel() / 1e3
+        p50, p90, p99 = (round(float(value), 3) for value in np.percentile(flat, (50, 90, 99)))
+        result.update(blocks_ns=times, calls=int(flat.size), p50_us=p50, p90_us=p90, p99_us=p99)
+        result["mean_us"] = round(float(flat.mean()), 3)
+    return {"machine": before, "machine_after": machine(), "models": results}
+
+
+def _first_call(session: Session, sample: Any) -> tuple[Callable[[], Any], int]:
+    started = time.perf_counter_ns()
+    session.predict(sample)
+    first = time.perf_counter_ns() - started
+    return session.bare(sample), first
+
+
+def _time(call: Callable[[], Any], count: int) -> list[int]:
+    """Nanoseconds of each of `count` calls."""
+    now, times = time.perf_counter_ns, []
+    for _ in range(count):
+        started = now()
+        call()
+        times.append(now() - started)
+    return times
+
+
+def _warm_up(call: Callable[[], Any], seconds: float) -> tuple[float, int, bool]:
+    """Call until steady; gives the last median in nanoseconds, the number of calls, and whether it became steady."""
+    deadline, last, made, agreed = time.perf_counter() + seconds, 0.0, 0, 0
+    count = 3
+    while True:
+        median = float(np.median(_time(call, count)))
+        made += count
+        agreed = agreed + 1 if last and abs(median - last) <= 0.03 * last else 0
+        last = median
+        if agreed >= 2 or time.perf_counter() > deadline:
+            return median, made, agreed >= 2
+        count = int(min(max(0.02 * 1e9 / max(median, 1.0), 3), 2000))
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def choose(scores: np.ndarray, generator: Any, *, temperature: float = 0.0, top_k: int = 0) -> int:
+    """Next token from a model's scores, which may be logits or probabilities.
+
+    Args:
+        scores: one number a token.
+        generator: a `numpy.random.Generator`.
+        temperature: 0.0 takes the most likely token (the first of equals); else logits are divided by it.
+        top_k: draw among the k most likely only; 0: among all.
+    """
+    logits = np.asarray(scores, np.float64).ravel()
+    if temperature == 0.0:
+        return int(logits.argmax())
+    if logits.min() >= 0 and abs(logits.sum() - 1) < 0.05:  # A softmax' answer, quantized perhaps.
+        logits = np.log(np.maximum(logits, 1e-12))
+    logits = logits / temperature
+    if 0 < top_k < logits.size:
+        keep = np.argsort(-logits, kind="stable")[:top_k]
+        masked = np.full(logits.shape, -np.inf)
+        masked[keep] = logits[keep]
+        logits = masked
+    weights = np.exp(logits - logits.max())
+    # A draw by inverse transform is the same on every NumPy version; Generator.choice does not promise that.
+    total = np.cumsum(weights)
+    return int(min(np.searchsorted(total, generator.random() * total[-1], side="right"), logits.size - 1))
+
+
+def generate(
+    session: Session, prompt: Sequence[int], count: int, *, temperature: float = 0.0, top_k: int = 0, seed: int = 0
+) -> Iterator[int]:
+    """Tokens that a language model says after `prompt`, one at a time.
+
+    Args:
+        session: a `step` session with one token input and one output over the vocabulary. It is reset first.
+        prompt: token numbers to feed first, at least one.
+        count: how many tokens to generate.
+        temperature, top_k: see `choose`.
+        seed: of the draws.
+
+    Raises:
+        usage error: not a language model's session, an empty prompt, a token outside the vocabulary, a bad setting.
+    """
+    if not session.is_step or len(session.inputs) != 1 or len(session.outputs) != 1:
+        raise _usage("Generating needs a step model with one input and one output.", session.path)
+    (spec,), (name, output) = session.inputs.values(), next(iter(session.outputs.items()))
+    if np.dtype(spec.dtype).kind not in "iu" or spec.scale:
+        raise _usage("Generating needs a model whose input is token numbers.", f"{spec.name!r} of {spec.dtype}")
+    size = output.shape[-1]
+    if len(prompt) == 0 or not all(0 <= token < size for token in prompt):
+        raise _usage(f"A prompt must hold one or more tokens from 0 to {size - 1}.", str(list(prompt)))
+    if not (temperature >= 0 and math.isfinite(temperature)) or top_k < 0 or count < 0:
+        received = f"temperature={temperature}, top_k={top_k}, count={count}"
+        raise _usage("Temperature, top_k and count must be numbers from 0.", received)
+    return _generate(session, [int(token) for token in prompt], count, name, temperature, top_k, seed)
+
+
+def _generate(
+    session: Session, prompt: list[int], count: int, name: str, temperature: float, top_k: int, seed: int
+) -> Iterator[int]:
+    generator = np.random.default_rng(seed)
+    dtype = next(iter(session.inputs.values())).dtype
+    session.reset()
+    scores: Any = None
+    for token in prompt:
+        scores = session.step(np.asarray(token, dtype))[name]
+    for number in range(count):
+        token = choose(scores, generator, temperature=temperature, top_k=top_k)
+        yield token
+        if number + 1 < count:
+            scores = session.step(np.asarray(token, dtype))[name]
+
+
+def is_character_level(tokens: Sequence[str]) -> bool:
+    """Whether a vocabulary's tokens are single characters, special ones such as <unk> or [UNK] aside."""
+    return all(len(token) <= 1 or (token[0] + token[-1] in ("<>", "[]")) for token in tokens)
+
+
+def encode(text: str, tokens: Sequence[str]) -> list[int]:
+    """Token numbers of a text: its characters, or its words between spaces where the vocabulary holds words.
+
+    Raises:
+        usage error: a token that is not in a vocabulary without <unk> or [UNK].
+    """
+    numbers = {token: number for number, token in reversed(list(enumerate(tokens)))}
+    unknown = numbers.get("<unk>", numbers.get("[UNK]"))
+    found = []
+    for piece in text if is_character_level(tokens) else text.split():
+        number = numbers.get(piece, unknown)
+        if number is None:
+            raise _usage("A prompt must be made of the model's tokens.", repr(piece))
+        found.append(number)
+    return found
+
+
+def decode(numbers: Sequence[int], tokens: Sequence[str]) -> str:
+    """Text of token numbers; inverse of `encode` for known tokens."""
+    return ("" if is_character_level(tokens) else " ").join(tokens[number] for number in numbers)
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def _run_file(session: Session, source: str, target: str) -> dict[str, Any]:
+    """Answers to the samples of an .npz, to another .npz."""
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise _usage("Inputs must be an .npz of plain arrays.", f"{source} ({error})") from None
+    inputs = {re.sub(r"^(in|x)/", "", name): value for name, value in arrays.items() if not name.startswith("out/")}
+    started = time.perf_counter()
+    answers = session.predict({name: value for name, value in inputs.items() if name in session.inputs})
+    seconds = time.perf_counter() - started
+    temporary = target + ".part.npz"
+    np.savez(temporary, **{"y/" + name: value for name, value in answers.items()})  # type: ignore[arg-type]
+    os.replace(temporary, target)
+    shapes = {name: list(value.shape) for name, value in answers.items()}
+    return {"outputs": target, "shapes": shapes, "seconds": round(seconds, 6), "model": session.describe()}
+
+
+def _arguments() -> argparse.ArgumentParser:
+    import argparse  # Not at the top: who imports this file as a module has no use for it.
+
+    parser = argparse.ArgumentParser(prog="agent.py", description="Run, check and time .tflite models; prints JSON.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--runtime", default="auto", help="auto, " + ", ".join(RUNTIMES))
+    common.add_argument("--threads", type=int, default=1)
+    common.add_argument("--no-delegate", dest="delegate", action="store_false", help="run without XNNPACK")
+    for name, text in (
+        ("info", "what a model takes and gives"),
+        ("verify", "run a bundle's golden samples"),
+        ("run", "answers to the samples of an .npz"),
+        ("bench", "time models against each other"),
+        ("generate", "let a language model go on with a text"),
+    ):
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.add_argument("model", nargs="+" if name == "bench" else None, help="a bundle's folder or a .tflite")
+        if name == "run":
+            command.add_argument("--inputs", required=True, help=".npz with an array for each input")
+            command.add_argument("--outputs", required=True, help=".npz to write")
+        if name == "bench":
+            command.add_argument("--rounds", type=int, default=30)
+            command.add_argument("--block-seconds", type=float, default=0.02)
+            command.add_argument("--warmup-seconds", type=float, default=2.0)
+            command.add_argument("--no-samples", action="store_true", help="leave single calls out of the JSON")
+        if name == "generate":
+            command.add_argument("--prompt", required=True)
+            command.add_argument("--count", type=int, default=100, help="tokens to generate")
+            command.add_argument("--temperature", type=float, default=0.0)
+            command.add_argument("--top-k", type=int, default=0)
+            command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _execute(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    def open_one(path: str) -> Session:
+        return Session(path, runtime=options.runtime, threads=options.threads, delegate=options.delegate)
+
+    if options.command == "bench":
+        openers = [lambda path=path: open_one(path) for path in options.model]
+        seconds, warmup = options.block_seconds, options.warmup_seconds
+        report = measure(openers, rounds=options.rounds, block_seconds=seconds, warmup_seconds=warmup)
+        for model in report["models"] if options.no_samples else []:
+            del model["blocks_ns"]
+        return report, 0
+    session = open_one(options.model)
+    if options.command == "info":
+        return {**session.describe(), "machine": machine()}, 0
+    if options.command == "verify":
+        report = verify(session)
+        return report, 0 if report["passed"] else 1
+    if options.command == "run":
+        return _run_file(session, options.inputs, options.outputs), 0
+    tokens = [unescape_label(line) for line in session.labels]
+    if not tokens:
+        raise _usage("Generating text needs a bundle with a vocabulary.", session.path)
+    settings = {"temperature": options.temperature, "top_k": options.top_k, "seed": options.seed}
+    started = time.perf_counter()
+    numbers = list(generate(session, encode(options.prompt, tokens), options.count, **settings))
+    seconds = round(time.perf_counter() - started, 6)
+    return {"text": decode(numbers, tokens), "tokens": numbers, "seconds": seconds, "model": session.describe()}, 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and print one JSON document; gives the exit code."""
+    options = _arguments().parse_args(arguments)
+    try:
+        value, code = _execute(options)
+    except Exception as error:
+        code = getattr(error, "exit_code", 3)
+        rule = getattr(error, "rule", type(error).__name__)
+        parts = {"received": getattr(error, "received", ""), "todo": getattr(error, "todo", "")}
+        value = {"error": {"message": str(error), "rule": rule, **parts}, "exit_code": code}
+    json.dump(value, sys.stdout, allow_nan=False)
+    sys.stdout.write("\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
