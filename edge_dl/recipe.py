@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -38,11 +39,14 @@ class DataConfig:
         source: a name from `edge-dl data list`, or a path.
         form: the on-disk form (`edge_dl.data.forms`); empty: told by the file name.
         validation: share of the training part held out when the source has no validation part. Where the source
-            names groups (subjects, speakers), whole groups are held out.
+            names groups (subjects, speakers), whole groups are held out; a series is cut by time.
+        test: share held out when the source has no test part.
+        boundaries: rows of a series where validation and test begin and where the data ends; empty: by the shares.
+        missing: missing values of a series: "refuse", or "forward" (the last known value; leading gaps are dropped).
         limit: use at most so many samples of each split (a quick try); 0 means all.
         window: time steps an input window holds (CSV series, text); 0: as the source gives.
         horizon: steps to predict (forecast).
-        stride: steps between two windows.
+        stride: steps between two windows; 0: 1 for a series, the window's length for text.
         target: name of the column to predict (CSV); empty: every column.
         columns: names of the input columns (CSV); empty: every numeric one.
         season: steps in a season, for the seasonal baseline (forecast); 0: none.
@@ -55,10 +59,13 @@ class DataConfig:
     source: str
     form: str = ""
     validation: float = 0.15
+    test: float = 0.2
+    boundaries: tuple[int, ...] = ()
+    missing: str = "refuse"
     limit: int = 0
     window: int = 0
     horizon: int = 0
-    stride: int = 1
+    stride: int = 0
     target: str = ""
     columns: tuple[str, ...] = ()
     season: int = 0
@@ -82,6 +89,9 @@ class ModelConfig:
         pooling: how a sequence becomes one vector: "last", "mean", "max" or "attention" (additive attention).
         embedding: size of token embeddings (token inputs only).
         dense: units of a hidden dense layer before the head; 0: none.
+        scaling: how inputs are scaled inside the graph, fitted on the training part: "feature" (each feature by its
+            own mean and deviation), "shared" (one mean and deviation), "none", or "auto" (what the data set asks for).
+        difference: predict the change from the last observed value instead of the value itself (forecast only).
     """
 
     cell: str = "lstm"
@@ -93,6 +103,8 @@ class ModelConfig:
     pooling: str = "last"
     embedding: int = 32
     dense: int = 0
+    scaling: str = "auto"
+    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,14 +117,20 @@ class TrainingConfig:
         optimizer: "adam", "adamw", "sgd" or "rmsprop".
         learning_rate: (peak) learning rate.
         schedule: "constant", "cosine" (to zero over all epochs) or "plateau" (halved when validation loss stalls).
+        plateau: epochs without a better validation loss that make a plateau.
         warmup: epochs of linear warm-up before the schedule.
         weight_decay: decoupled weight decay.
         label_smoothing: share of the target spread over all classes.
         clip_norm: limit of the global gradient norm; 0: none.
         clip_value: limit of each gradient element; 0: none.
         patience: epochs without a better validation loss before training stops; 0: never. The best weights are kept.
-        noise: standard deviation of Gaussian noise added to scaled inputs during training.
+        noise: standard deviation of Gaussian noise added to inputs during training, in units of each feature's own.
+        gain: standard deviation of a random factor around 1 on each feature of a training sample.
+        rotation: standard deviation, in radians, of a random rotation of a training sample whose features are
+            three-axis sensors, one after the other.
         mixed_precision: train in float16/bfloat16 where the device is fast at it.
+        use_validation: train on the validation part too, once the settings are chosen; there are no validation curves
+            then, and no early stopping.
         seed: seeds weights, shuffling, dropout and splits.
         backend: "tensorflow", "jax" or "torch"; empty: $KERAS_BACKEND or tensorflow.
         steps_per_execution: batches a call of the compiled step; 0: chosen by the trainer.
@@ -124,6 +142,7 @@ class TrainingConfig:
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "constant"
+    plateau: int = 3
     warmup: int = 0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
@@ -131,7 +150,10 @@ class TrainingConfig:
     clip_value: float = 0.0
     patience: int = 0
     noise: float = 0.0
+    gain: float = 0.0
+    rotation: float = 0.0
     mixed_precision: bool = False
+    use_validation: bool = False
     seed: int = 0
     backend: str = ""
     steps_per_execution: int = 0
@@ -295,6 +317,7 @@ def _replace(node: Any, full_key: str, path: list[str], value: Any) -> Any:
         entry, rest = path[1], path[2:]
         if not rest:
             raise UsageError("A key must name a single setting.", received=full_key)
+        _check_quantization(entry, full_key)
         changed = _replace(current.get(entry, value_type()), full_key, rest, value)
         return dataclasses.replace(node, **{name: {**current, entry: changed}})
     if not dataclasses.is_dataclass(current):
@@ -331,8 +354,17 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin is not None:  # Mapping[str, X]
         if not isinstance(value, Mapping):
             raise _wrong_type(key, value, "a mapping")
+        for name in value:
+            _check_quantization(name, f"{key}.{name}")
         return {str(name): _convert(item, typing.get_args(kind)[1], f"{key}.{name}") for name, item in value.items()}
     return _scalar(value, kind, key)
+
+
+def _check_quantization(name: Any, key: str) -> None:
+    """The only mapping in a recipe is `limits`, by quantization."""
+    known = [item.value for item in Quantization]
+    if name not in known:
+        raise UsageError("Limits are set by quantization.", received=key, todo=f"Known are: {', '.join(known)}.")
 
 
 def _scalar(value: Any, kind: Any, key: str) -> Any:
@@ -360,8 +392,11 @@ def _scalar(value: Any, kind: Any, key: str) -> Any:
                 raise ValueError
             return int(value)
         if kind is float:
-            return float(value)
-    except (TypeError, ValueError):
+            number = float(value)
+            if not math.isfinite(number):  # JSON could not hold it, and no setting means it.
+                raise ValueError
+            return number
+    except (TypeError, ValueError, OverflowError):
         raise _wrong_type(key, value, "a whole number" if kind is int else "a number") from None
     if kind is str:
         if not isinstance(value, (str, int, float)):

@@ -1,0 +1,151 @@
+"""Sets that need no download: they come with packages that are installed anyway, or are generated."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+from edge_dl.data.dataset import Split
+from edge_dl.data.series import Series, cut_windows
+from edge_dl.data.source import Source
+from edge_dl.data.tokens import cut_text
+from edge_dl.errors import UsageError
+from edge_dl.recipe import DataConfig, Task
+
+
+def digits_rows(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """Scikit-learn's 1,797 handwritten digits, read row by row: (8 steps, 8 pixels), 10 classes.
+
+    Raises:
+        UsageError: the task is not classification, or scikit-learn is not installed.
+    """
+    check_task("digits-rows", task, Task.CLASSIFICATION)
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UsageError(
+            "The built-in digits come with scikit-learn.",
+            received="no scikit-learn",
+            todo="Install it: pip install 'edge-dl[train]'.",
+        ) from None
+    digits = load_digits()
+    images = digits.images.astype(np.float32)
+    split = Split({"sequence": images}, {"label": digits.target.astype(np.int32)}, np.arange(len(images)))
+    return Source(
+        "digits-rows",
+        {"all": split},
+        labels=tuple(str(digit) for digit in range(10)),
+        source="scikit-learn load_digits: test part of Optical Recognition of Handwritten Digits, UCI (Alpaydin & "
+        "Kaynak 1998)",
+        licence="CC BY 4.0",
+        scaling="shared",
+    )
+
+
+def check_task(name: str, task: Task | None, *allowed: Task) -> None:
+    """Refuse a task that a set has no targets for.
+
+    Raises:
+        UsageError: `task` is not one of `allowed`.
+    """
+    if task not in allowed:
+        raise UsageError(
+            f"{name} is data for {' or '.join(item.value for item in allowed)}.",
+            received=task.value if task else "no task",
+        )
+
+
+def adding(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """The adding problem (Hochreiter & Schmidhuber 1997, experiment 4): remember two numbers of a long sequence.
+
+    Each step has a number drawn from U(0, 1) and a marker; two steps are marked, one in each half; the target is the
+    sum of the two marked numbers. Always answering 1 has a mean squared error of 1/6. `config.length` steps (100),
+    `config.samples` training samples (10,000); validation and test have a fifth of that each, at least 100.
+
+    Raises:
+        UsageError: the task is not regression, or the length is below 4.
+    """
+    check_task("adding", task, Task.REGRESSION)
+    length, samples = config.length or 100, config.samples or 10_000
+    if length < 4:
+        raise UsageError("The adding problem needs at least 4 steps.", received=f"data.length={length}")
+    rng = np.random.default_rng([seed, length])
+    other = max(100, samples // 5)
+    parts = {}
+    start = 0
+    for part, count in (("train", samples), ("validation", other), ("test", other)):
+        numbers = rng.uniform(0, 1, (count, length)).astype(np.float32)
+        markers = np.zeros_like(numbers)
+        rows = np.arange(count)
+        first = rng.integers(0, length // 2, count)
+        second = rng.integers(length // 2, length, count)
+        markers[rows, first] = 1
+        markers[rows, second] = 1
+        total = (numbers[rows, first] + numbers[rows, second])[:, None]
+        x = np.stack([numbers, markers], axis=-1)
+        parts[part] = Split({"sequence": x}, {"value": total}, np.arange(start, start + count))
+        start += count
+    return Source(
+        f"adding-{length}",
+        parts,
+        source=f"generated: adding problem (Hochreiter & Schmidhuber 1997), {length} steps, seed {seed}",
+        synthetic=True,
+    )
+
+
+def python_topics(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """English text for a language model: the help topics that CPython ships for `help("TOPIC")`.
+
+    The text differs a little between Python versions; the data hash says which one a run had.
+
+    Raises:
+        UsageError: the task is not language model, or this Python was packaged without `pydoc_data`.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise UsageError(
+            "The built-in text comes with CPython's pydoc_data.",
+            received="a Python that was packaged without it",
+            todo="Use data.source=tiny-shakespeare or a text file instead.",
+        ) from None
+    text = "\n\n".join(str(topics[name]).strip() for name in sorted(topics))
+    version = platform.python_version()
+    return cut_text(
+        text,
+        config,
+        task,
+        name="python-topics",
+        source=f"pydoc_data.topics of CPython {version}",
+        licence="PSF-2.0",
+    )
+
+
+def seasonal(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """A generated hourly series: a slow trend, a daily and a weekly cycle, and noise that remembers (AR(1), 0.8).
+
+    `config.samples` rows (4,000); a day is `config.season` rows (24).
+    """
+    rows, day = config.samples or 4_000, config.season or 24
+    rng = np.random.default_rng([seed, rows])
+    time = np.arange(rows)
+    noise = np.zeros(rows)
+    shocks = rng.normal(0, 0.5, rows)
+    for row in range(1, rows):
+        noise[row] = 0.8 * noise[row - 1] + shocks[row]
+    value = (
+        20
+        + 3 * np.sin(2 * np.pi * time / (rows * 0.7))
+        + 5 * np.sin(2 * np.pi * time / day)
+        + 2 * np.sin(2 * np.pi * time / (7 * day) + 1)
+        + noise
+    )
+    return cut_windows(
+        Series(value[:, None], ("value",)),
+        config,
+        task,
+        name="seasonal",
+        source=f"generated: trend, two cycles and AR(1) noise, {rows} rows, seed {seed}",
+        synthetic=True,
+    )

@@ -1,0 +1,40 @@
+"""`load`: from a data setting to a checked data set."""
+
+from __future__ import annotations
+
+from edge_dl.data.dataset import Dataset
+from edge_dl.data.source import finish
+from edge_dl.errors import UsageError
+from edge_dl.progress import SILENT, Progress
+from edge_dl.recipe import DataConfig, Task
+
+
+def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Progress = SILENT) -> Dataset:
+    """Load the data that `config` names.
+
+    Args:
+        config: `config.source` is a name from `edge-dl data list` or a path; see `DataConfig`.
+        task: what the data is for. None: arrays for a model of the user's own (npz only); labels are not checked.
+        seed: decides held-out parts and generated data.
+        progress: hears of downloads.
+
+    Raises:
+        UsageError: an unknown name or form, a missing or broken file, or data that breaks a rule.
+    """
+    from edge_dl.data import forms, registry
+    from edge_dl.data.files import locate
+
+    _check(config)
+    if config.source in registry.SETS:
+        config = registry.with_defaults(config)
+        return finish(registry.open_set(config, task, seed=seed, progress=progress), config, task, seed=seed)
+    path = locate(config.source, registry.SETS)
+    return finish(forms.read(path, config, task), config, task, seed=seed)
+
+
+def _check(config: DataConfig) -> None:
+    if not config.source:
+        raise UsageError("Data must be named.", todo="Name a set from `edge-dl data list`, or a file.")
+    for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples"):
+        if getattr(config, key) < 0:
+            raise UsageError(f"data.{key} must not be negative.", received=str(getattr(config, key)))

@@ -1,0 +1,111 @@
+"""What a form or a built-in set gives before parts are cut: arrays with their groups, as the source has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edge_dl.data.dataset import Dataset, ForecastInfo, Split, data_hash
+from edge_dl.data.splitting import holdout, subset
+from edge_dl.data.validation import check_dataset, check_split, copies
+from edge_dl.errors import UsageError
+from edge_dl.recipe import DataConfig, Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data as read.
+
+    Attributes:
+        name: short name.
+        parts: "train" with "test" and perhaps "validation"; or "all" when the source has no parts.
+        groups: (samples,) group of each sample by part; whole groups are held out.
+        labels: class names by number.
+        source, licence, synthetic, vocabulary, level, scaling, forecast, notes: as in `Dataset`.
+    """
+
+    name: str
+    parts: Mapping[str, Split]
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    source: str = ""
+    licence: str = ""
+    synthetic: bool = False
+    vocabulary: tuple[str, ...] = ()
+    level: str = ""
+    scaling: str = "feature"
+    forecast: ForecastInfo | None = None
+    notes: tuple[str, ...] = ()
+
+
+def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int) -> Dataset:
+    """Cut the parts that the source does not have, apply `config.limit`, check everything.
+
+    The test part is only ever cut from a source without parts; validation only from the training part.
+
+    Raises:
+        UsageError: the data breaks a rule of `edge_dl.data.validation`.
+    """
+    rng = np.random.default_rng([seed, 0x5EED])
+    parts = dict(source.parts)
+    groups = dict(source.groups)
+    notes = list(source.notes)
+    for part, split in parts.items():
+        check_split(split, part)
+    if "all" in parts:
+        everything, group = parts.pop("all"), groups.pop("all", None)
+        kept, held = holdout(len(everything), config.test, rng, groups=group, labels=_strata(everything, task))
+        parts |= {"train": everything.take(kept), "test": everything.take(held)}
+        if group is not None:
+            groups["train"] = group[kept]
+        notes.append(f"The source has no test part: {len(held)} of {len(everything)} samples held out ({_how(group)}).")
+    if set(parts) - {"validation"} != {"train", "test"}:
+        raise UsageError("A data set needs a training and a test part.", received=", ".join(parts) or "nothing")
+    if "validation" not in parts:
+        train, group = parts["train"], groups.get("train")
+        kept, held = holdout(len(train), config.validation, rng, groups=group, labels=_strata(train, task))
+        parts |= {"train": train.take(kept), "validation": train.take(held)}
+        notes.append(f"Validation: {len(held)} of {len(train)} training samples held out ({_how(group)}).")
+    if config.limit:
+        parts = {
+            part: split.take(subset(len(split), config.limit, rng, _strata(split, task)))
+            for part, split in parts.items()
+        }
+    copied = copies(parts["train"], parts["test"])
+    if copied == len(parts["test"]) and task is not None:
+        raise UsageError(
+            "The test part must not be a copy of training samples.",
+            received=f"all {copied} test samples also stand in the training part",
+        )
+    if copied:
+        notes.append(f"{copied} of {len(parts['test'])} test samples have an exact copy in the training part.")
+    dataset = Dataset(
+        name=source.name,
+        task=task,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        labels=source.labels,
+        synthetic=source.synthetic,
+        source=source.source,
+        licence=source.licence,
+        vocabulary=source.vocabulary,
+        level=source.level,
+        scaling=source.scaling,
+        forecast=source.forecast,
+        notes=tuple(notes),
+    )
+    check_dataset(dataset)
+    return replace(dataset, sha256=data_hash(dataset.parts))
+
+
+def _strata(split: Split, task: Task | None) -> np.ndarray | None:
+    if task is not Task.CLASSIFICATION:
+        return None
+    return next((array for array in split.y.values() if array.ndim == 1 and array.dtype.kind in "iu"), None)
+
+
+def _how(groups: np.ndarray | None) -> str:
+    return "whole groups" if groups is not None and len(np.unique(groups)) > 1 else "seeded"
