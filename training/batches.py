@@ -1,0 +1,143 @@
+"""What each epoch trains on: an order and, where asked for, noise, both a function of (seed, epoch) alone.
+
+So a resumed run sees exactly the batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_dl.data.dataset import Dataset, Split
+from edge_dl.errors import UsageError
+from edge_dl.recipe import TrainingConfig
+
+_ORDER, _NOISE = 1, 2
+# Activations of one evaluation batch stay within this many numbers (64 MiB in float32).
+_EVALUATION_NUMBERS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Samples as a model takes them: inputs, targets and weights by name; the first axis is the sample."""
+
+    x: Mapping[str, np.ndarray]
+    y: Mapping[str, np.ndarray]
+    weight: Mapping[str, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.x.values())))
+
+    @classmethod
+    def of(cls, split: Split) -> Arrays:
+        """The arrays of a split."""
+        return cls(split.x, split.y, split.weight)
+
+    @classmethod
+    def joined(cls, *splits: Split) -> Arrays:
+        """The samples of several splits, one after the other."""
+
+        def join(named: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            return {name: np.concatenate([arrays[name] for arrays in named]) for name in named[0]}
+
+        weights = [split.weight for split in splits if split.weight is not None]
+        return cls(
+            join([split.x for split in splits]),
+            join([split.y for split in splits]),
+            join(weights) if len(weights) == len(splits) else None,
+        )
+
+
+def training_rows(config: TrainingConfig, count: int, epoch: int) -> np.ndarray:
+    """Rows of each step of epoch `epoch` (from 0), (steps, batch) int32.
+
+    A new order each epoch; what does not fill a last batch is left out of that epoch, so that every step has one
+    shape and is compiled once. A set smaller than a batch is one batch.
+    """
+    batch = min(config.batch_size, count)
+    order = np.random.default_rng([config.seed, epoch, _ORDER]).permutation(count).astype(np.int32)
+    return order[: count // batch * batch].reshape(-1, batch)
+
+
+def evaluation_rows(arrays: Arrays, classes: int, units: int) -> list[np.ndarray]:
+    """Rows of each evaluation batch: every sample once, in at most two shapes, [(steps, batch), ...]."""
+    count = len(arrays)
+    steps = max(array.shape[1] if array.ndim > 1 else 1 for array in arrays.x.values())
+    largest = int(np.clip(_EVALUATION_NUMBERS // max(1, steps * max(classes, 4 * units)), 16, 1024))
+    parts = -(-count // largest)
+    small, larger = divmod(count, parts)
+    rows = np.arange(count, dtype=np.int32)
+    cut = larger * (small + 1)
+    shapes = [rows[:cut].reshape(larger, small + 1), rows[cut:].reshape(parts - larger, small)]
+    return [part for part in shapes if part.size]
+
+
+class Augmentation:
+    """Random changes of float inputs during training, drawn anew each epoch.
+
+    Args:
+        config: `noise`, `gain` and `rotation`; all 0: nothing to do.
+        dataset: gives each feature's deviation, from its training part.
+
+    Raises:
+        UsageError: rotation of an input whose features are not groups of three.
+    """
+
+    def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
+        self._config = config
+        self._deviation: dict[str, np.ndarray] = {}
+        if not (config.noise or config.gain or config.rotation):
+            return
+        for name, array in dataset.train.x.items():
+            if array.dtype.kind != "f":
+                continue
+            if config.rotation and array.shape[-1] % 3:
+                raise UsageError(
+                    "training.rotation turns three-axis sensors: features must be groups of three.",
+                    received=f"{array.shape[-1]} features in {name}",
+                )
+            axes = None if dataset.scaling == "shared" else tuple(range(array.ndim - 1))
+            self._deviation[name] = np.asarray(array.std(axis=axes, dtype=np.float64), np.float32)
+
+    def __bool__(self) -> bool:
+        return bool(self._deviation)
+
+    def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
+        """A changed copy of `arrays` for epoch `epoch`."""
+        rng = np.random.default_rng([self._config.seed, epoch, _NOISE])
+        x = dict(arrays.x)
+        for name, deviation in self._deviation.items():
+            x[name] = self._change(x[name], deviation, rng)
+        return Arrays(x, arrays.y, arrays.weight)
+
+    def _change(self, array: np.ndarray, deviation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        changed = array.astype(np.float32)
+        if self._config.rotation:
+            turns = random_rotations(len(array), self._config.rotation, rng)
+            groups = changed.reshape(len(array), -1, 3)
+            changed = np.matmul(groups, turns).reshape(changed.shape)
+        if self._config.gain:
+            factors = 1 + self._config.gain * rng.standard_normal((len(array), array.shape[-1]), dtype=np.float32)
+            changed *= factors.reshape(len(array), *(1,) * (array.ndim - 2), -1)
+        if self._config.noise:
+            noise = rng.standard_normal(array.shape, dtype=np.float32)
+            noise *= self._config.noise * deviation
+            changed += noise
+        return changed
+
+
+def random_rotations(count: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Rotation matrices (count, 3, 3) about random axes by Rodrigues' formula.
+
+    Args:
+        deviation: of the rotation vector's three components, in radians.
+    """
+    vectors = deviation * rng.standard_normal((count, 3))
+    angles = np.linalg.norm(vectors, axis=1)
+    x, y, z = (vectors / np.maximum(angles, 1e-12)[:, None]).T
+    zero = np.zeros(count)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(count, 3, 3)
+    sine, cosine = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
+    return (np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)).astype(np.float32)

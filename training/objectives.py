@@ -1,0 +1,133 @@
+"""What training minimises and what it watches: losses and metrics by task, in keras.ops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from edge_dl.data.dataset import Dataset
+from edge_dl.errors import UsageError
+from edge_dl.recipe import Task, TrainingConfig
+
+CLASSES = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
+
+
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of class numbers with label smoothing (Szegedy et al. 2016, section 7).
+
+    Targets (...) class numbers, predictions (..., classes) probabilities. The target distribution is
+    1 - `smoothing` on the class plus `smoothing` spread evenly over all classes.
+    """
+
+    def __init__(self, smoothing: float, name: str = "cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.smoothing = smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each answer, (...)."""
+        classes = y_pred.shape[-1]
+        target = ops.one_hot(ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+        target = target * (1 - self.smoothing) + self.smoothing / classes
+        return ops.categorical_crossentropy(target, y_pred)
+
+
+class ScaledSquaredError(keras.losses.Loss):
+    """Mean squared error in units of each target's standard deviation.
+
+    Models answer in the target's own unit, whose size must not decide how large a learning step is.
+
+    Args:
+        scale: standard deviation of each target, along the last axis.
+    """
+
+    def __init__(self, scale: np.ndarray, name: str = "scaled_squared_error", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.factor = (1 / np.asarray(scale, np.float64)).astype(np.float32)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each answer: the last axis is averaged."""
+        factor = ops.cast(ops.convert_to_tensor(self.factor), y_pred.dtype)
+        return ops.mean(ops.square((y_pred - ops.cast(y_true, y_pred.dtype)) * factor), axis=-1)
+
+
+class BalancedAccuracy(keras.metrics.Metric):
+    """Mean of each class's share of right answers: a majority class cannot hide a minority that is never found.
+
+    Classes that did not occur are left out of the mean.
+
+    Args:
+        classes: number of classes.
+    """
+
+    def __init__(self, classes: int, name: str = "balanced_accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.classes = classes
+        self.right = self.add_variable((classes,), "zeros", name="right")
+        self.seen = self.add_variable((classes,), "zeros", name="seen")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count (...) class numbers against (..., classes) scores; a weight counts an answer that many times."""
+        true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        right = ops.cast(ops.equal(true, ops.reshape(ops.cast(ops.argmax(y_pred, -1), "int32"), (-1,))), "float32")
+        weight = ops.ones_like(right)
+        if sample_weight is not None:
+            weight = ops.cast(sample_weight, "float32")
+            if len(weight.shape) < len(y_pred.shape) - 1:  # One weight a sample, many answers.
+                weight = ops.expand_dims(weight, -1)
+            weight = ops.reshape(weight * ops.ones(ops.shape(y_pred)[:-1]), (-1,))
+        classes = ops.one_hot(true, self.classes, dtype="float32") * ops.expand_dims(weight, -1)
+        self.seen.assign_add(ops.sum(classes, axis=0))
+        self.right.assign_add(ops.matmul(right, classes))
+
+    def result(self) -> Any:
+        """Mean recall over the classes seen; 0 before any."""
+        present = ops.cast(self.seen > 0, "float32")
+        recall = self.right / ops.maximum(self.seen, 1e-12)
+        return ops.sum(recall * present) / ops.maximum(ops.sum(present), 1.0)
+
+
+def loss_and_metrics(
+    task: Task, config: TrainingConfig, dataset: Dataset, output: str
+) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+    """Loss and metrics of one output.
+
+    Raises:
+        UsageError: a setting does not fit the task.
+    """
+    if not 0 <= config.label_smoothing < 1:
+        raise UsageError(
+            "training.label_smoothing must be at least 0 and below 1.", received=str(config.label_smoothing)
+        )
+    if task in CLASSES:
+        loss: keras.losses.Loss = (
+            SmoothedCrossEntropy(config.label_smoothing)
+            if config.label_smoothing
+            else keras.losses.SparseCategoricalCrossentropy()
+        )
+        metrics: list[keras.metrics.Metric] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if task is Task.LANGUAGE_MODEL:
+            metrics.append(keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy"))
+        else:
+            metrics.append(BalancedAccuracy(len(dataset.labels)))
+        return loss, metrics
+    if config.label_smoothing:
+        raise UsageError("training.label_smoothing needs classes.", received=f"task {task.value}")
+    target = dataset.train.y[output]
+    deviation = target.reshape(-1, target.shape[-1]).std(axis=0, dtype=np.float64)
+    loss = ScaledSquaredError(np.where(deviation > 0, deviation, 1.0))
+    return loss, [keras.metrics.MeanAbsoluteError(name="mae"), keras.metrics.RootMeanSquaredError(name="rmse")]
+
+
+def readable(results: Mapping[str, Any], output: str) -> dict[str, float]:
+    """Metric results as plain numbers under short names; a cross-entropy a token also as perplexity."""
+    named = {key.removeprefix(f"{output}_"): float(value) for key, value in results.items()}
+    # With a single output some versions of Keras report its loss a second time under the output's name.
+    named.pop(output, None)
+    if "cross_entropy" in named:
+        named["perplexity"] = math.exp(min(named.pop("cross_entropy"), 700.0))
+    return named

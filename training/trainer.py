@@ -1,0 +1,372 @@
+"""Training: from a recipe and a data set to a model, resumable at every epoch.
+
+Two runs of one recipe on one machine give the same weights, also when one of them was killed and went on: every epoch's
+order, noise and learning rate follow from the seed and the epoch, and everything else is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl.data.dataset import Dataset
+from edge_dl.errors import StageError, UsageError
+from edge_dl.files import atomic_path, write_json
+from edge_dl.progress import SILENT, Progress, Step
+from edge_dl.recipe import Recipe, to_json
+from edge_dl.runfolder import digest
+from edge_dl.training import checkpoint as checkpoints
+from edge_dl.training.backend import (
+    Device,
+    backend_version,
+    choose_precision,
+    choose_xla,
+    find_device,
+    select_backend,
+    set_seed,
+)
+from edge_dl.training.batches import Arrays, Augmentation, evaluation_rows, training_rows
+from edge_dl.training.checkpoint import Checkpoint
+
+# A call of the backend cannot be interrupted or watched: calls are sized to take about so long.
+_SECONDS_PER_CALL = 0.3
+# A checkpoint waits for the disk: not more often than this, and at the end.
+_SECONDS_BETWEEN_CHECKPOINTS = 2.0
+
+
+def train(
+    recipe: Recipe, dataset: Dataset, folder: str | Path, progress: Progress = SILENT, resume: bool = True
+) -> None:
+    """Train `recipe` on `dataset` and write `train/` into the run folder `folder`.
+
+    Writes `train/model.keras`, `history.json`, `gradient_flow.json`, `checkpoint/` and `tensorboard/`. A training that
+    was interrupted goes on where its last checkpoint stands, with the same result as without the interruption.
+
+    Args:
+        recipe: what to train, and how.
+        dataset: its training part trains, its validation part steers; the test part is not touched.
+        folder: a run folder.
+        progress: hears of steps done, with the loss.
+        resume: whether to go on from a checkpoint of the same recipe and data.
+
+    Raises:
+        UsageError: a setting does not fit, or the backend cannot be used.
+        StageError: the loss is not a number any more. The last good checkpoint is kept.
+    """
+    folder = Path(folder) / "train"
+    backend = select_backend(recipe.training.backend)
+
+    from edge_dl.training.schedules import check_settings
+
+    check_settings(recipe.training)
+    device = find_device(backend)
+    if recipe.training.use_validation and recipe.training.patience:
+        raise UsageError(
+            "Early stopping needs a validation part that is not trained on.",
+            received="training.use_validation=true with training.patience",
+            todo="Set training.patience=0.",
+        )
+    progress.say(f"Training with Keras on {backend} {backend_version(backend)}, {device}")
+    _Training(recipe, dataset, folder, progress, backend, device).run(resume)
+
+
+class _Training:
+    """One training under way."""
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, folder: Path, progress: Progress, backend: str, device: Device
+    ) -> None:
+        import keras
+
+        from edge_dl.training.loops import make_loop
+        from edge_dl.training.objectives import loss_and_metrics
+        from edge_dl.training.schedules import make_optimizer
+
+        self.recipe, self.config, self.dataset, self.progress = recipe, recipe.training, dataset, progress
+        self.folder, self.backend, self.device = folder, backend, device
+        self.output = next(iter(dataset.train.y))
+        self.training = Arrays.of(dataset.train)
+        self.validation = None if self.config.use_validation else Arrays.of(dataset.validation)
+        if self.config.use_validation:
+            self.training = Arrays.joined(dataset.train, dataset.validation)
+        self.steps = len(training_rows(self.config, len(self.training), 0))
+        self.precision = choose_precision(self.config.mixed_precision, backend, device)
+        if self.config.mixed_precision and self.precision == "float32":
+            progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
+
+        self.model = self._build(self.precision)
+        self.loss, metrics = loss_and_metrics(recipe.task, self.config, dataset, self.output)
+        # `jit_compile` concerns Keras' own `fit`; the loop compiles for itself.
+        self.model.compile(
+            make_optimizer(self.config, self.steps),
+            loss={self.output: self.loss},
+            metrics={self.output: metrics},
+            jit_compile=False,
+        )
+        time_steps = max(array.shape[1] if array.ndim > 1 else 1 for array in self.training.x.values())
+        xla = choose_xla(self.config.jit_compile, backend, device, time_steps)
+        sample = Arrays.of(dataset.train.take(np.arange(min(2, len(dataset.train)))))
+        self.loop = make_loop(self.model, backend, xla, sample)
+        self.keras = keras
+
+    def run(self, resume: bool) -> None:
+        """Train, from the last checkpoint where there is one, and write everything."""
+        state = self._resume() if resume else None
+        if state is None:
+            state = Checkpoint(self.fingerprint, 0, [], [], [], state={"untrained": self._gradient_flow()})
+        with self._event_log(state.epoch) as log, self._report_interruption(state):
+            self._epochs(state, log)
+        if state.best:
+            self.model.set_weights(state.best)
+        with _disk_errors("the trained model"):
+            self._write(state)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the weights after an epoch."""
+        training = to_json(self.config)
+        # How many steps a call runs changes nothing; more epochs change only what a cosine does.
+        del training["steps_per_execution"]
+        if self.config.schedule != "cosine":
+            del training["epochs"]
+        return digest(
+            {
+                "task": self.recipe.task.value,
+                "model": to_json(self.recipe.model),
+                "training": training,
+                "data": self.dataset.sha256,
+                "shapes": {name: list(array.shape) for name, array in {**self.training.x, **self.training.y}.items()},
+                "backend": self.backend,
+                "precision": self.precision,
+            }
+        )
+
+    def _build(self, precision: str) -> Any:
+        import keras
+
+        from edge_dl.models import build
+
+        set_seed(self.config.seed, self.backend)
+        before = keras.mixed_precision.dtype_policy()
+        keras.mixed_precision.set_dtype_policy(precision)
+        try:
+            return build(self.recipe.task, self.recipe.model, self.dataset)
+        finally:
+            keras.mixed_precision.set_dtype_policy(before)
+
+    def _epochs(self, state: Checkpoint, log: Any) -> None:
+        augment = Augmentation(self.config, self.dataset)
+        data = None if augment else self.loop.place(self.training)
+        checks: list[tuple[Any, list[np.ndarray]]] = []
+        if self.validation is not None:
+            units = max(self.recipe.model.units) * (2 if self.recipe.model.bidirectional else 1)
+            classes = int(self.model.outputs[0].shape[-1])
+            checks = [(self.loop.place(self.validation), evaluation_rows(self.validation, classes, units))]
+        saved = time.monotonic()
+        with self.progress.step(f"Training {self.recipe.name}", self.config.epochs * self.steps) as bar:
+            bar.advance(state.epoch * self.steps)
+            while state.epoch < self.config.epochs and not self._stale(state):
+                started = time.perf_counter()
+                self._set_learning_rate(state)
+                rows = training_rows(self.config, len(self.training), state.epoch)
+                placed = self.loop.place(augment(self.training, state.epoch)) if data is None else data
+                waited = time.perf_counter() - started
+                results = self._train_epoch(placed, rows, state.epoch, bar)
+                for placed_validation, batches in checks:
+                    evaluated = self._evaluate(placed_validation, batches)
+                    results |= {f"validation_{name}": value for name, value in evaluated.items()}
+                self._require_finite(results, state.epoch)
+                state.epoch += 1
+                entry = {
+                    "epoch": state.epoch,
+                    "seconds": round(time.perf_counter() - started, 4),
+                    "input_seconds": round(waited, 4),
+                    "learning_rate": float(self.model.optimizer.learning_rate),
+                    **{name: value if math.isfinite(value) else None for name, value in results.items()},
+                }
+                state.history.append(entry)
+                self._watch(state, results)
+                log({name: value for name, value in entry.items() if name != "epoch"}, state.epoch)
+                last = state.epoch == self.config.epochs or self._stale(state)
+                if last or time.monotonic() - saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+                    self._save(state)
+                    saved = time.monotonic()
+
+    def _train_epoch(self, data: Any, rows: np.ndarray, epoch: int, bar: Step) -> dict[str, float]:
+        from edge_dl.training.objectives import readable
+
+        count = self.config.steps_per_execution or self._steps_per_call
+        self.loop.begin()
+        try:
+            first = 0
+            while first < len(rows):
+                last = min(len(rows), first + count)
+                started = time.perf_counter()
+                self.loop.train(data, rows, first, last)
+                seconds = time.perf_counter() - started
+                results = self.loop.results()
+                self._require_finite(results, epoch)
+                bar.advance(last - first, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
+                first = last
+                if not self.config.steps_per_execution:
+                    # At most twice as many as before: the first call's time was spent compiling.
+                    ideal = int(count * _SECONDS_PER_CALL / max(seconds, 1e-6))
+                    count = self._steps_per_call = max(1, min(2 * count, ideal))
+        finally:
+            self.loop.finish()
+        return readable(results, self.output)
+
+    _steps_per_call = 8
+
+    def _evaluate(self, data: Any, batches: list[np.ndarray]) -> dict[str, float]:
+        from edge_dl.training.objectives import readable
+
+        self.loop.begin()
+        try:
+            for rows in batches:
+                self.loop.evaluate(data, rows)
+            return readable(self.loop.results(), self.output)
+        finally:
+            self.loop.finish()
+
+    def _require_finite(self, results: dict[str, float], epoch: int) -> None:
+        bad = [name for name in ("loss", "validation_loss") if not math.isfinite(results.get(name, 0.0))]
+        if bad:
+            raise StageError(
+                f"The {bad[0].replace('_', ' ')} must stay a finite number.",
+                stage="train",
+                received=f"{results[bad[0]]} in epoch {epoch + 1}",
+                todo="Lower training.learning_rate or set training.clip_norm; the last good checkpoint is kept.",
+            )
+
+    def _watch(self, state: Checkpoint, results: dict[str, float]) -> None:
+        """Note the best epoch; halve the learning rate on a plateau."""
+        loss = results.get("validation_loss", results["loss"])
+        facts = state.state
+        if facts.get("best_loss") is None or loss < facts["best_loss"]:
+            facts |= {"best_loss": loss, "best_epoch": state.epoch, "plateau": 0}
+            if self.config.patience:
+                state.best = self.model.get_weights()
+            return
+        facts["plateau"] += 1
+        if self.config.schedule == "plateau" and facts["plateau"] % self.config.plateau == 0:
+            facts["rate_factor"] = facts.get("rate_factor", 1.0) / 2
+
+    def _stale(self, state: Checkpoint) -> bool:
+        patience = self.config.patience
+        return bool(patience) and state.epoch - state.state.get("best_epoch", state.epoch) >= patience
+
+    def _set_learning_rate(self, state: Checkpoint) -> None:
+        if self.config.schedule == "plateau":
+            warm = min(1.0, (state.epoch + 1) / max(1, self.config.warmup))
+            rate = self.config.learning_rate * state.state.get("rate_factor", 1.0) * warm
+            self.model.optimizer.learning_rate = rate
+
+    def _variables(self) -> list[Any]:
+        # Metrics start each epoch at zero; random seeds are among the variables that do not train.
+        return [*self.model.trainable_variables, *self.model.non_trainable_variables]
+
+    def _save(self, state: Checkpoint) -> None:
+        numpy = self.keras.ops.convert_to_numpy
+        state.variables = [np.asarray(numpy(variable.value)) for variable in self._variables()]
+        state.optimizer = [np.asarray(numpy(variable.value)) for variable in self.model.optimizer.variables]
+        if not all(np.isfinite(array).all() for array in state.variables):
+            raise StageError(
+                "Weights must stay finite numbers.",
+                stage="train",
+                received=f"NaN or infinity after epoch {state.epoch}",
+                todo="Lower training.learning_rate or set training.clip_norm; the last good checkpoint is kept.",
+            )
+        with _disk_errors("the training state"):
+            checkpoints.save(state, self.folder / "checkpoint")
+
+    def _resume(self) -> Checkpoint | None:
+        state = checkpoints.load(self.folder / "checkpoint")
+        if state is None:
+            return None
+        if state.fingerprint != self.fingerprint:
+            self.progress.say("The checkpoint is of other settings or data: training anew")
+            return None
+        for variables, values in (
+            (self._variables(), state.variables),
+            (self.model.optimizer.variables, state.optimizer),
+        ):
+            if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
+                self.progress.say("The checkpoint is of another model: training anew")
+                return None
+        for variable, value in zip(self._variables(), state.variables, strict=True):
+            variable.assign(value)
+        for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
+            variable.assign(value)
+        self.progress.say(f"Going on after epoch {state.epoch} of {self.config.epochs}")
+        return state
+
+    def _gradient_flow(self) -> list[float]:
+        from edge_dl.training.gradient_flow import gradient_flow
+
+        return gradient_flow(self.model, self.loss, self.dataset)
+
+    @contextlib.contextmanager
+    def _event_log(self, epoch: int) -> Iterator[Any]:
+        try:
+            from edge_dl.training.event_log import EventLog
+
+            log = EventLog(self.folder / "tensorboard", epoch + 1 if epoch else 0)
+        except ImportError:
+            self.progress.say("No curves for TensorBoard: the tensorboard package is not installed")
+            yield lambda values, step: None
+            return
+        with log:
+            yield log.add
+
+    @contextlib.contextmanager
+    def _report_interruption(self, state: Checkpoint) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.progress.say(f"Interrupted in epoch {state.epoch + 1}: the same command goes on from there")
+            raise
+
+    def _write(self, state: Checkpoint) -> None:
+        model = self.model
+        if self.precision != "float32":
+            # What is exported is the float32 model, whatever precision its weights were found in.
+            model = self._build("float32")
+            model.set_weights(self.model.get_weights())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder / "model.keras") as temporary:
+            model.save(temporary)
+        seconds = sum(entry["seconds"] for entry in state.history)
+        samples = self.steps * min(self.config.batch_size, len(self.training)) * len(state.history)
+        facts = {
+            "backend": f"{self.backend} {backend_version(self.backend)}",
+            "device": str(self.device),
+            "precision": self.precision,
+            "parameters": int(model.count_params()),
+            "best_epoch": state.state.get("best_epoch", state.epoch) if state.best else state.epoch,
+            "samples_per_second": round(samples / max(seconds, 1e-9), 1),
+            "input_share": round(sum(entry["input_seconds"] for entry in state.history) / max(seconds, 1e-9), 4),
+        }
+        write_json(self.folder / "history.json", {"epochs": state.history, **facts})
+        flow = {"untrained": state.state["untrained"], "trained": self._gradient_flow()}
+        steps = list(range(len(flow["untrained"])))
+        write_json(self.folder / "gradient_flow.json", {"steps": steps, "curves": flow})
+
+
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StageError(
+            f"There must be room to write {what}.",
+            stage="train",
+            received=f"{type(error).__name__}: {error}",
+            todo="Make room and run the same command: it goes on from the last checkpoint.",
+        ) from error
