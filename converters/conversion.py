@@ -1,0 +1,612 @@
+"""The export and convert stages: a model on disk becomes exports, and exports become bundles, in child processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl.bundle import MANIFEST, Limits, TensorSpec
+from edge_dl.converters import calibration as calibrations
+from edge_dl.converters.isolation import Job, JobResult, JobStatus, run_jobs, termination_as_interrupt
+from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
+from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
+from edge_dl.progress import SILENT, Progress
+from edge_dl.recipe import ConversionConfig
+from edge_dl.runfolder import digest, installed_versions
+from edge_dl.variants import Lowering, Quantization, VariantSpec
+
+PLAN = "plan.json"
+REFERENCE = "reference.npz"
+CALIBRATION = "calibration.npz"
+GOLDEN = "golden.npz"
+AUTO = "auto"
+# Copies of a cell that an unrolled model may hold before `auto` leaves it out: time steps summed over recurrent layers.
+# Beyond it the converter takes minutes and the copies of the weights that kernels pack cost more than the loop saves.
+UNROLL_LIMIT = 512
+_JOBS = "edge_dl.converters.jobs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the export stage decided. Written as export/plan.json.
+
+    Attributes:
+        source: path of the model.
+        kind: "keras", "saved_model" or "tflite".
+        lowerings: lowerings that were exported, in order.
+        left_out: lowering -> why `auto` does not make it.
+        layers: recurrent layers as {"path", "kind", "steps"}.
+        custom: the user's classes as "module:name".
+        unsafe: whether Lambda layers may run.
+    """
+
+    source: str
+    kind: str
+    lowerings: tuple[Lowering, ...]
+    left_out: Mapping[str, str]
+    layers: tuple[Mapping[str, Any], ...] = ()
+    custom: tuple[str, ...] = ()
+    unsafe: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value."""
+        return dataclasses.asdict(self) | {"lowerings": [item.value for item in self.lowerings]}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one variant. Written as variants/<variant>.json.
+
+    Attributes:
+        variant: the variant's name.
+        lowering: how recurrent layers were to be written.
+        quantization: how numbers were to be stored.
+        status: "converted", "refused", "crashed", "timed out" or "failed".
+        message: what went wrong, one line.
+        todo: what the user can do about it.
+        signal: name of the signal that ended the converter.
+        seconds: how long it took.
+        tool: what made it.
+        bytes: size of model.tflite.
+        notes: what the user should know about it.
+        weights: elements of weight matrices by type.
+        log: last lines of what the converter printed, when it did not end well.
+        exit_code: 0, 2 (wrong use) or 3 (broke).
+        digest: what it was made from; the same digest is not made again.
+    """
+
+    variant: str
+    lowering: Lowering
+    quantization: Quantization
+    status: str
+    message: str = ""
+    todo: str = ""
+    signal: str = ""
+    seconds: float = 0.0
+    tool: str = ""
+    bytes: int = 0
+    notes: tuple[str, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+    exit_code: int = 0
+    digest: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a bundle."""
+        return self.status == "converted"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value."""
+        return dataclasses.asdict(self) | {"lowering": self.lowering.value, "quantization": self.quantization.value}
+
+
+def read_outcomes(run: Path) -> list[Outcome]:
+    """Every outcome in a run folder's variants/, by name."""
+    return [_read_outcome(path) for path in sorted((run / "variants").glob("*.json"))]
+
+
+def _read_outcome(path: Path) -> Outcome:
+    value = read_json(path)
+    try:
+        return Outcome(
+            **{
+                **value,
+                "lowering": Lowering(value["lowering"]),
+                "quantization": Quantization(value["quantization"]),
+                "notes": tuple(value["notes"]),
+                "log": tuple(value["log"]),
+            }
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise UsageError(
+            "An outcome file must be one that `edge-dl convert` wrote.", received=f"{path} ({error})", todo="Remove it."
+        ) from None
+
+
+def run_export(
+    source: str | Path,
+    run: Path,
+    config: ConversionConfig,
+    *,
+    data: Path | None = None,
+    custom: Sequence[str] = (),
+    unsafe: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    calibration: str = "data",
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Plan:
+    """Write export/: one SavedModel a lowering, the reference answers, golden samples and calibration samples.
+
+    Args:
+        source: a .keras or .h5 file, a SavedModel folder, or a .tflite.
+        run: the run folder.
+        config: lowerings, batch, number of calibration samples, time limit.
+        data: folder with train.npz and test.npz; None: run/data where it is there. Without data there is no reference,
+            golden inputs are made up, and int8 and int16x8 cannot be made.
+        custom: the user's classes and functions as "module:name".
+        unsafe: whether Lambda layers may run.
+        input_shapes: per input, the shape without the batch axis, where the model leaves an axis free. Where there is
+            data its shapes are used.
+        calibration: "data" (the training split) or "random" (made up: for a look at size and speed only).
+        seed: chooses calibration and golden samples.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: model, data or names are wrong.
+        RefusedError: a lowering that was asked for by name cannot carry a layer.
+        StageError: exporting crashed, ran out of time or failed.
+    """
+    if calibration not in ("data", calibrations.RANDOM):
+        raise UsageError("Calibration samples come from `data` or are `random`.", received=repr(calibration))
+    wanted = _check_names(config.lowerings)
+    source = Path(source).resolve()
+    if not source.exists():
+        raise UsageError("The model must exist.", received=str(source))
+    folder = run / "export"
+    splits = _find_splits(run / "data" if data is None else data, required=data is not None)
+    shared = {"source": str(source), "custom": list(custom), "unsafe": unsafe}
+    logs = folder / "log"
+    with termination_as_interrupt():
+        with progress.step("Reading the model") as step:
+            facts = _one(Job("model", f"{_JOBS}:describe", shared, logs / "model.log", config.time_limit, "export"))
+            step.advance(1)
+        lowerings, left_out = resolve_lowerings(wanted, facts)
+        for name, reason in left_out.items():
+            progress.say(f"{name} is left out: {reason}")
+        shapes = _free_shapes(facts["inputs"], splits.get("train") or splits.get("test")) | dict(input_shapes or {})
+        for lowering in Lowering:
+            shutil.rmtree(folder / lowering.value, ignore_errors=True)
+        for name in (PLAN, REFERENCE, CALIBRATION, GOLDEN):
+            (folder / name).unlink(missing_ok=True)
+        jobs = [
+            Job(
+                f"export {lowering.value}",
+                f"{_JOBS}:export_lowering",
+                {
+                    **shared,
+                    "folder": str(folder / lowering.value),
+                    "lowering": lowering.value,
+                    "batch": config.batch,
+                    "input_shapes": shapes,
+                },
+                logs / f"{lowering.value}.log",
+                config.time_limit,
+                "export",
+            )
+            for lowering in lowerings
+        ]
+        reference = {
+            **shared,
+            "export": str(folder / lowerings[0].value),
+            "reference": str(folder / REFERENCE),
+            "golden": str(folder / GOLDEN),
+            "test": str(splits.get("test", "")),
+            "seed": seed,
+        }
+        jobs.append(
+            Job("reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export")
+        )
+        results = run_jobs(jobs, progress=progress, description="Exporting")
+    for result in results:
+        _raise_unless_done(result)
+    golden = load_npz(folder / GOLDEN)
+    inputs = [
+        TensorSpec(name[3:], (1, *item.shape[1:]), item.dtype.name)
+        for name, item in golden.items()
+        if name[:3] == "in/"
+    ]
+    _write_calibration(folder / CALIBRATION, inputs, splits.get("train"), calibration, config.calibration_samples, seed)
+    plan = Plan(str(source), facts["kind"], tuple(lowerings), left_out, tuple(facts["layers"]), tuple(custom), unsafe)
+    write_json(folder / PLAN, plan.to_json())
+    return plan
+
+
+def run_conversion(
+    run: Path,
+    config: ConversionConfig,
+    *,
+    name: str = "model",
+    task: str = "regression",
+    labels: Sequence[str] = (),
+    limits: Mapping[str, Limits] | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> list[Outcome]:
+    """Make every variant of a run folder's exports: variants/<variant>/ with variants/<variant>.json.
+
+    A variant that cannot be made is an `Outcome` too, and does not keep the others from being made. One that is there
+    already, made from the same things, is not made again. Variants that are not asked for any more are removed.
+
+    Args:
+        run: the run folder, after `run_export`.
+        config: quantizations, integer edges, time limit.
+        name: the model's name in manifests.
+        task: the task's name in manifests.
+        labels: class names in output order.
+        limits: parity limits by quantization name.
+        options: fields of `quantization.QuantizationOptions`.
+        force: make everything again.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: there is no export.
+    """
+    plan = read_plan(run)
+    folder = run / "variants"
+    specs = [
+        VariantSpec(lowering, quantization, config.integer_io and quantization in _full_integer())
+        for lowering in plan.lowerings
+        for quantization in dict.fromkeys(config.quantizations)
+    ]
+    _remove_stale(folder, {spec.name for spec in specs})
+    exports = {lowering: _export_digest(run / "export", plan, lowering) for lowering in plan.lowerings}
+    versions = installed_versions()
+    made_by = {
+        {"edge-dl": "edge_dl"}.get(key, key): versions[key]
+        for key in ("edge-dl", "tensorflow", "keras", "ai-edge-quantizer", "ai-edge-litert")
+        if key in versions
+    }
+    outcomes: dict[str, Outcome] = {}
+    jobs = []
+    for spec in specs:
+        limit = dataclasses.asdict((limits or {}).get(spec.quantization.value, Limits()))
+        needs_samples = spec.quantization in _full_integer()
+        samples = run / "export" / CALIBRATION
+        use = str(samples) if needs_samples and samples.is_file() else ""
+        arguments = {
+            "source": plan.source if plan.kind == "tflite" else "",
+            "export": str(run / "export" / spec.lowering.value),
+            "variant": spec.name,
+            "folder": str(folder / spec.name),
+            "golden": str(run / "export" / GOLDEN),
+            "calibration": use,
+            "manifest": {"name": name, "task": task, "made_by": made_by},
+            "labels": list(labels),
+            "limits": limit,
+            "options": dict(options or {}),
+        }
+        key = digest(
+            {
+                **{item: arguments[item] for item in ("variant", "manifest", "labels", "limits", "options")},
+                "export": exports[spec.lowering],
+                "golden": sha256_file(run / "export" / GOLDEN),
+                "calibration": sha256_file(samples) if use else "",
+            }
+        )
+        found = _up_to_date(folder, spec, key)
+        if found is not None and not force:
+            outcomes[spec.name] = found
+            continue
+        outcome = _refused(spec, key) if not (options or {}).get("force") else None
+        if outcome is not None:
+            outcomes[spec.name] = outcome
+            _store(folder, outcome)
+            continue
+        job = Job(spec.name, f"{_JOBS}:make_variant", arguments, folder / "log" / f"{spec.name}.log", config.time_limit)
+        jobs.append((spec, key, job))
+
+    by_name = {spec.name: (spec, key) for spec, key, _ in jobs}
+
+    def receive(result: JobResult) -> None:
+        spec, key = by_name[result.name]
+        outcomes[spec.name] = _outcome(spec, key, result)
+        _store(folder, outcomes[spec.name])
+        if result.status is not JobStatus.DONE:
+            progress.say(f"{spec.name}: {result.message}")
+
+    with termination_as_interrupt():
+        run_jobs([job for _, _, job in jobs], on_result=receive, progress=progress, description="Converting")
+    return [outcomes[spec.name] for spec in specs]
+
+
+def convert(
+    model: str | Path,
+    out: str | Path,
+    *,
+    lowering: str | Sequence[str] = AUTO,
+    quantization: str | Sequence[str] = ("float32", "dynamic"),
+    data: str | Path | Mapping[str, np.ndarray] | None = None,
+    custom: Sequence[str] = (),
+    unsafe: bool = False,
+    batch: int = 1,
+    task: str = "regression",
+    labels: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = SILENT,
+) -> list[Outcome]:
+    """Convert a model in one call: bundles in out/variants/.
+
+    Args:
+        model: a .keras or .h5 file, a SavedModel folder, or a .tflite.
+        out: where to write.
+        lowering: lowering names; "auto": every one that the model allows.
+        quantization: quantization names.
+        data: training inputs for calibration: an .npz, or arrays by input name; a model with one input takes a single
+            array under any name. int8 and int16x8 need it.
+        custom: the user's classes and functions as "module:name".
+        unsafe: whether Lambda layers may run.
+        batch: static batch size.
+        task: written into the manifests.
+        labels: class names.
+        input_shapes: per input, the shape without the batch axis.
+        progress: told how far it is.
+
+    Returns:
+        One outcome a variant.
+    """
+    out = Path(out)
+    names = (quantization,) if isinstance(quantization, str) else tuple(quantization)
+    try:
+        quantizations = tuple(Quantization(item) for item in names)
+    except ValueError:
+        known = ", ".join(item.value for item in Quantization)
+        raise UsageError("The quantization must exist.", received=", ".join(names), todo=f"Known: {known}.") from None
+    lowerings = (lowering,) if isinstance(lowering, str) else tuple(lowering)
+    config = ConversionConfig(lowerings=lowerings, quantizations=quantizations, batch=batch)
+    folder = None
+    if data is not None:
+        folder = out / "data"
+        arrays = load_npz(data) if isinstance(data, (str, Path)) else dict(data)
+        x = {key if key.startswith("x/") else f"x/{key}": value for key, value in arrays.items() if key[:2] != "y/"}
+        for split in ("train", "test"):
+            save_npz(folder / f"{split}.npz", x)
+    run_export(
+        model, out, config, data=folder, custom=custom, unsafe=unsafe, input_shapes=input_shapes, progress=progress
+    )
+    return run_conversion(out, config, name=Path(model).stem, task=task, labels=labels, progress=progress)
+
+
+def read_plan(run: Path) -> Plan:
+    """What `run_export` decided.
+
+    Raises:
+        UsageError: the run folder holds no whole export.
+    """
+    path = run / "export" / PLAN
+    if not path.is_file():
+        raise UsageError(
+            "The model must be exported first.", received=f"{run}, without {PLAN}", todo="Run `edge-dl export`."
+        )
+    value = read_json(path)
+    try:
+        return Plan(
+            source=value["source"],
+            kind=value["kind"],
+            lowerings=tuple(Lowering(item) for item in value["lowerings"]),
+            left_out=dict(value["left_out"]),
+            layers=tuple(value["layers"]),
+            custom=tuple(value["custom"]),
+            unsafe=bool(value["unsafe"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{PLAN} must be one that `edge-dl export` wrote.", received=f"{path} ({error})") from None
+
+
+def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[list[Lowering], dict[str, str]]:
+    """Which lowerings to export.
+
+    Args:
+        wanted: lowering names, or "auto" for all that the model allows.
+        facts: what `jobs.describe` gave.
+
+    Returns:
+        The lowerings, and for `auto` the reason why each other one is left out.
+
+    Raises:
+        RefusedError: a lowering asked for by name cannot carry a layer; the message names layers and ways out.
+    """
+    allowed = [Lowering(item) for item in facts["allowed"]]
+    refusals = facts["refusals"]
+    chosen: list[Lowering] = []
+    left_out: dict[str, str] = {}
+    for name in wanted:
+        if name == AUTO:
+            for lowering in allowed:
+                copies = sum(item["steps"] for item in facts["layers"])
+                if lowering is Lowering.UNROLL and copies > UNROLL_LIMIT:
+                    left_out[lowering.value] = (
+                        f"{copies} copies of a cell are more than {UNROLL_LIMIT}. Ask for it by name to have it anyway."
+                    )
+                else:
+                    chosen.append(lowering)
+            for lowering_name, found in refusals.items():
+                if found:
+                    left_out[lowering_name] = f"layer {found[0]['layer']!r}: {found[0]['reason']}"
+            continue
+        lowering = Lowering(name)
+        found = refusals.get(name, [])
+        if found:
+            reasons = " ".join(f"Layer {item['layer']!r}: {item['reason']}" for item in found)
+            todo = " ".join(dict.fromkeys(item["todo"] for item in found))
+            raise RefusedError(f"The model cannot be lowered as {name}. {reasons}", todo=todo)
+        if lowering not in allowed:
+            raise RefusedError(
+                f"The model cannot be lowered as {name}: "
+                + ("it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."),
+                todo=f"Possible: {', '.join(item.value for item in allowed)}.",
+            )
+        chosen.append(lowering)
+    if not chosen:
+        raise RefusedError(
+            "No lowering can carry the model. " + " ".join(f"{key}: {reason}" for key, reason in left_out.items()),
+            todo="Ask for unroll by name, or change the layers that are named.",
+        )
+    return list(dict.fromkeys(chosen)), left_out
+
+
+def _check_names(names: Sequence[str]) -> list[str]:
+    known = [AUTO, *(item.value for item in Lowering)]
+    for name in names:
+        if name not in known:
+            raise UsageError("The lowering must exist.", received=name, todo=f"Known: {', '.join(known)}.")
+    if not names:
+        raise UsageError("At least one lowering must be asked for.", todo=f"Known: {', '.join(known)}.")
+    return list(dict.fromkeys(names))
+
+
+def _find_splits(folder: Path, *, required: bool) -> dict[str, Path]:
+    found = {name: folder / f"{name}.npz" for name in ("train", "test") if (folder / f"{name}.npz").is_file()}
+    if required and not found:
+        raise UsageError("The data folder must hold train.npz or test.npz.", received=str(folder))
+    return found
+
+
+def _free_shapes(inputs: Sequence[Mapping[str, Any]], split: Path | None) -> dict[str, list[int]]:
+    """Shapes without the sample axis, out of a split, for the inputs that leave an axis free."""
+    if split is None or all(None not in item["shape"] for item in inputs):
+        return {}
+    arrays = load_npz(split)
+    shapes = {name[2:]: list(array.shape[1:]) for name, array in arrays.items() if name.startswith("x/")}
+    if len(inputs) == 1 and len(shapes) == 1:
+        shapes = {inputs[0]["name"]: next(iter(shapes.values()))}
+    return {item["name"]: shapes[item["name"]] for item in inputs if None in item["shape"] and item["name"] in shapes}
+
+
+def _write_calibration(
+    path: Path, inputs: Sequence[TensorSpec], train: Path | None, kind: str, count: int, seed: int
+) -> None:
+    if kind == calibrations.RANDOM:
+        calibrations.save(calibrations.random_calibration(inputs, count=count, seed=seed), path)
+        return
+    if train is None:
+        return
+    from edge_dl.converters.jobs import split_inputs
+
+    arrays = load_npz(train)
+    x = split_inputs(arrays, inputs)
+    y = {name[2:]: array for name, array in arrays.items() if name.startswith("y/")}
+    calibrations.save(calibrations.from_split(x, y, count=count, seed=seed), path)
+
+
+def _one(job: Job) -> Any:
+    result = run_jobs([job])[0]
+    _raise_unless_done(result)
+    return result.value
+
+
+def _raise_unless_done(result: JobResult) -> None:
+    if result.status is JobStatus.DONE:
+        return
+    raise _as_error(result)
+
+
+def _as_error(result: JobResult) -> EdgeError:
+    if result.status is JobStatus.REFUSED:
+        return RefusedError(result.message, todo=result.todo)
+    if result.exit_code == 2:
+        return UsageError(result.message, todo=result.todo)
+    return StageError(result.message, stage="export", todo=result.todo)
+
+
+def _full_integer() -> tuple[Quantization, ...]:
+    return (Quantization.INT8, Quantization.INT16X8)
+
+
+def _refused(spec: VariantSpec, key: str) -> Outcome | None:
+    from edge_dl.converters.quantization import check_allowed
+
+    try:
+        check_allowed(spec.lowering, spec.quantization)
+    except RefusedError as error:
+        return Outcome(
+            spec.name, spec.lowering, spec.quantization, "refused", error.rule, error.todo, exit_code=2, digest=key
+        )
+    return None
+
+
+def _outcome(spec: VariantSpec, key: str, result: JobResult) -> Outcome:
+    made = result.value if result.status is JobStatus.DONE else {}
+    return Outcome(
+        variant=spec.name,
+        lowering=spec.lowering,
+        quantization=spec.quantization,
+        status="converted" if result.status is JobStatus.DONE else result.status.value,
+        message=result.message,
+        todo=result.todo,
+        signal=result.signal,
+        seconds=result.seconds,
+        tool=made.get("tool", ""),
+        bytes=made.get("bytes", 0),
+        notes=tuple(made.get("notes", ())),
+        weights=made.get("weights", {}),
+        log=result.log,
+        exit_code=result.exit_code,
+        digest=key,
+    )
+
+
+def _store(folder: Path, outcome: Outcome) -> None:
+    if not outcome.ok:
+        # A bundle of an earlier attempt would pass for this one.
+        shutil.rmtree(folder / outcome.variant, ignore_errors=True)
+    try:
+        write_json(folder / f"{outcome.variant}.json", outcome.to_json())
+    except OSError as error:
+        raise StageError(
+            "The outcome of a conversion could not be written.",
+            stage="convert",
+            variant=outcome.variant,
+            received=f"{error.strerror or error} ({folder})",
+            todo="Free some space, then run the same command again: what is converted is kept.",
+        ) from error
+
+
+def _up_to_date(folder: Path, spec: VariantSpec, key: str) -> Outcome | None:
+    path = folder / f"{spec.name}.json"
+    if not path.is_file():
+        return None
+    try:
+        outcome = _read_outcome(path)
+    except UsageError:
+        return None
+    whole = (folder / spec.name / MANIFEST).is_file()
+    return outcome if outcome.ok and outcome.digest == key and whole else None
+
+
+def _export_digest(folder: Path, plan: Plan, lowering: Lowering) -> str:
+    if plan.kind == "tflite":
+        return sha256_file(plan.source)
+    files = sorted(path for path in (folder / lowering.value / "saved_model").rglob("*") if path.is_file())
+    record = folder / lowering.value / "export.json"
+    # fingerprint.pb holds a random number.
+    return digest([sha256_file(path) for path in [record, *files] if path.name != "fingerprint.pb"])
+
+
+def _remove_stale(folder: Path, names: set[str]) -> None:
+    """Remove variants that an earlier configuration made, and what an interrupted run left behind."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != "log" and path.name not in names:
+            shutil.rmtree(path)
+        elif path.suffix == ".json" and path.stem not in names:
+            path.unlink()

@@ -1,0 +1,213 @@
+"""What the worker process does for an export or a conversion: functions from JSON values to JSON values.
+
+Each runs in a child process (`edge_dl.converters.isolation`); each opens what it needs by path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl import bundle
+from edge_dl.bundle import Limits, Manifest, TensorSpec
+from edge_dl.converters import calibration as calibrations
+from edge_dl.converters.quantization import QuantizationOptions, Quantized, finish, quantize, quantize_tflite
+from edge_dl.converters.sources import Source, open_source
+from edge_dl.converters.worker import note
+from edge_dl.errors import RefusedError
+from edge_dl.files import load_npz, save_npz
+from edge_dl.variants import Lowering, VariantSpec
+
+GOLDEN_SAMPLES = 16
+PREDICT_BATCH = 256
+
+
+def describe(source: str, custom: Sequence[str] = (), unsafe: bool = False) -> dict[str, Any]:
+    """What can be made of a model: its recurrent layers, and for every lowering what keeps it from it."""
+    return open_source(source, tuple(custom), unsafe).describe()
+
+
+def export_lowering(
+    source: str,
+    folder: str,
+    lowering: str,
+    batch: int = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    custom: Sequence[str] = (),
+    unsafe: bool = False,
+) -> dict[str, Any]:
+    """Write one export."""
+    opened = open_source(source, tuple(custom), unsafe)
+    return opened.export(Path(folder), Lowering(lowering), batch=batch, input_shapes=input_shapes)
+
+
+def make_reference(
+    source: str,
+    export: str,
+    reference: str,
+    golden: str,
+    test: str = "",
+    custom: Sequence[str] = (),
+    unsafe: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write the source model's answers on the test split, and the golden samples that a bundle carries.
+
+    Args:
+        source: the model.
+        export: folder of any of its exports, for names and shapes.
+        reference: where to write `y/<output>`; nothing is written without a test split.
+        golden: where to write `in/<input>` and `out/<output>` of a few samples.
+        test: the test split as .npz; empty: golden inputs are made up.
+        custom: the user's classes as "module:name".
+        unsafe: whether Lambda layers may run.
+        seed: chooses the golden samples.
+    """
+    opened = open_source(source, tuple(custom), unsafe)
+    inputs = opened.whole_inputs(Path(export))
+    if not test:
+        x: Mapping[str, np.ndarray] = calibrations.random_calibration(inputs, count=GOLDEN_SAMPLES, seed=seed).x
+        rows = np.arange(GOLDEN_SAMPLES)
+        y = predict(opened, x)
+    else:
+        arrays = load_npz(test)
+        x = split_inputs(arrays, inputs)
+        labels = [array for name, array in arrays.items() if name.startswith("y/")]
+        y = predict(opened, x)
+        save_npz(reference, {f"y/{name}": array for name, array in y.items()})
+        total = len(next(iter(x.values())))
+        rows = calibrations.choose_indices(labels[0] if len(labels) == 1 else None, total, GOLDEN_SAMPLES, seed)
+    members = {f"in/{name}": array[rows] for name, array in x.items()}
+    save_npz(golden, members | {f"out/{name}": array[rows] for name, array in y.items()})
+    return {"samples": len(next(iter(y.values()))), "golden": len(rows)}
+
+
+def predict(source: Source, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The source model's float32 answers on `x`, batch by batch."""
+    total = len(next(iter(x.values())))
+    pieces: dict[str, list[np.ndarray]] = {}
+    for start in range(0, total, PREDICT_BATCH):
+        for name, value in source.predict(
+            {key: array[start : start + PREDICT_BATCH] for key, array in x.items()}
+        ).items():
+            pieces.setdefault(name, []).append(value)
+        note(f"{min(start + PREDICT_BATCH, total)}/{total}")
+    return {name: np.concatenate(values) for name, values in pieces.items()}
+
+
+def split_inputs(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """A split's inputs by the model's names.
+
+    A model with one input takes a split with one input, whatever it is called. Otherwise names must agree.
+
+    Raises:
+        UsageError: an input is missing or has another shape.
+    """
+    x = {name[2:]: array for name, array in arrays.items() if name.startswith("x/")}
+    if len(inputs) == 1 and len(x) == 1:
+        x = {inputs[0].name: next(iter(x.values()))}
+    samples = calibrations.Calibration(x, np.zeros(0, np.int64))
+    calibrations.check_inputs(samples, inputs, None)
+    return {spec.name: x[spec.name].astype(spec.dtype) for spec in inputs}
+
+
+def make_variant(
+    source: str,
+    export: str,
+    variant: str,
+    folder: str,
+    golden: str,
+    calibration: str,
+    manifest: Mapping[str, Any],
+    labels: Sequence[str],
+    limits: Mapping[str, float | None],
+    options: Mapping[str, Any],
+    calibration_seed: int = 0,
+) -> dict[str, Any]:
+    """Make one variant and its bundle; the bundle appears under its name only when it is whole.
+
+    Args:
+        source: the model, read only when it is a .tflite.
+        export: folder of the export.
+        variant: the variant's name.
+        folder: where the bundle goes; a bundle that is there already is replaced at the end.
+        golden: .npz of golden samples.
+        calibration: .npz of calibration samples; empty: none.
+        manifest: name, task and made_by.
+        labels: class names.
+        limits: parity limits.
+        options: fields of `QuantizationOptions`.
+        calibration_seed: chooses the time steps of a `step` model.
+    """
+    spec = VariantSpec.parse(variant)
+    choices = QuantizationOptions(**options)
+    samples = calibrations.read(calibration) if calibration else None
+    target = Path(folder)
+    making = target.parent / f".{variant}.making"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    try:
+        file = making / "model.tflite.tmp"
+        if source.endswith(".tflite"):
+            content, tool, notes = quantize_tflite(Path(source).read_bytes(), spec, samples, choices)
+            result = finish(content, spec, file, tool=tool, notes=notes, export=None, options=choices)
+            sequence = None
+        else:
+            from edge_dl.converters.exporting import read_export
+
+            record = read_export(export)
+            result = quantize(record, spec, file, samples, choices)
+            sequence = record.sequence
+        members = load_npz(golden)
+        bundle.write_bundle(
+            making,
+            file.read_bytes(),
+            Manifest(
+                name=manifest["name"],
+                variant=variant,
+                lowering=spec.lowering.value,
+                quantization=spec.quantization.value,
+                task=manifest["task"],
+                signature=result.signature,
+                sequence=sequence,
+                limits=Limits(**limits),
+                made_by={**manifest["made_by"], "tool": result.tool},
+                min_runtime_version=result.min_runtime_version,
+            ),
+            golden_inputs={name[3:]: array for name, array in members.items() if name.startswith("in/")},
+            golden_outputs={name[4:]: array for name, array in members.items() if name.startswith("out/")},
+            labels=labels,
+        )
+        file.unlink()
+        # Readers see the old bundle or the new one; in between, for one rename, none.
+        old = target.parent / f".{variant}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        making.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return summary(result, target)
+
+
+def summary(result: Quantized, folder: Path) -> dict[str, Any]:
+    """What an outcome says about a variant that was made."""
+    return {
+        "tool": result.tool,
+        "notes": list(result.notes),
+        "bytes": (folder / bundle.MODEL).stat().st_size,
+        "weights": dict(result.weights),
+        "min_runtime_version": result.min_runtime_version,
+        "signature": dataclasses.asdict(result.signature),
+    }
+
+
+def refuse(message: str, todo: str) -> None:
+    """Raises RefusedError; for tests of the protocol."""
+    raise RefusedError(message, todo=todo)

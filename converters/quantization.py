@@ -1,0 +1,508 @@
+"""One interface to every way of storing numbers: an export and a `VariantSpec` go in, a checked .tflite comes out.
+
+Two tools do the work. TFLiteConverter reads the SavedModel; ai-edge-quantizer rewrites the float32 .tflite. Which one
+is used is decided here, by lowering and quantization, and said in the result. What is known to fail, or to kill the
+process, is refused before anything starts.
+
+These functions import TensorFlow and may crash in native code: call them through `edge_dl.converters.isolation`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_dl.bundle import Signature
+from edge_dl.converters import packing, repairs, tensors
+from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs, step_batches
+from edge_dl.converters.exporting import RECORD, Export
+from edge_dl.errors import RefusedError, StageError, UsageError
+from edge_dl.files import write_atomic
+from edge_dl.variants import Lowering, Quantization, VariantSpec
+
+FLOAT_MODEL = "float32.tflite"
+AS_IT_IS = "none (the file as it was)"
+# A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
+# type (an embedding read by GATHER, a matrix of a few elements) may stay.
+CLAIMED_SHARE = 0.9
+CLAIMED_TYPES = {
+    Quantization.FLOAT32: ("float32",),
+    Quantization.FLOAT16: ("float16",),
+    Quantization.DYNAMIC: ("int8",),
+    Quantization.INT8: ("int8",),
+    Quantization.INT16X8: ("int8",),
+    Quantization.INT4: ("int4",),
+}
+FULL_INTEGER = (Quantization.INT8, Quantization.INT16X8)
+
+
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """Choices that a target may need.
+
+    Attributes:
+        allow_flex: let operators through that are no TFLite builtins; the runtime must bring them.
+        per_channel_dense: one scale a row for dense weights. Better, but with float activations it needs
+            FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, which has one
+            scale a matrix.
+        force: try what is known to fail.
+    """
+
+    allow_flex: bool = False
+    per_channel_dense: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A .tflite that was made and checked.
+
+    Attributes:
+        path: the file.
+        signature: what it takes and gives, with scales.
+        tool: what made it, e.g. "ai-edge-quantizer dynamic_wi4_afp32".
+        notes: what the user should know, e.g. operators that stayed float.
+        weights: elements of weight matrices by type.
+        min_runtime_version: the oldest TFLite runtime by the file's own statement; "" when it makes none.
+    """
+
+    path: Path
+    signature: Signature
+    tool: str
+    notes: tuple[str, ...]
+    weights: Mapping[str, int]
+    min_runtime_version: str
+
+
+def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
+    """Raises RefusedError for a pair that no tool can make, with the reason and what would work instead."""
+    if lowering is Lowering.WHILE and quantization in FULL_INTEGER:
+        raise RefusedError(
+            f"{quantization.value} of a while loop cannot be made: TensorFlow's converter crashes on it (SIGSEGV).",
+            todo=f"Use step-{quantization.value} or unroll-{quantization.value}; while-dynamic has int8 weights.",
+        )
+    if lowering is Lowering.FUSED and quantization is Quantization.INT16X8:
+        raise RefusedError(
+            "int16x8 of the fused LSTM operator cannot be made: the operator has no int16 kernel.",
+            todo="Use step-int16x8 or unroll-int16x8; fused-int8 and fused-dynamic work.",
+        )
+    if lowering is Lowering.FUSED and quantization is Quantization.INT4:
+        raise RefusedError(
+            "int4 of the fused LSTM operator cannot be made: the operator has no int4 kernel.",
+            todo="Use while-int4, unroll-int4 or step-int4; fused-dynamic works.",
+        )
+
+
+def float_model(export: Export) -> Path:
+    """The float32 .tflite of an export, made by TFLiteConverter when it is not there yet."""
+    path = export.folder / FLOAT_MODEL
+    record = export.folder / RECORD
+    if not path.is_file() or path.stat().st_mtime_ns < record.stat().st_mtime_ns:
+        model = tensors.read(_convert(export, lambda converter: None, allow_flex=True))
+        repairs.unclip_lstm(model)
+        write_atomic(path, packing.pack(model))
+    return path
+
+
+def quantize(
+    export: Export,
+    spec: VariantSpec,
+    out: Path,
+    calibration: Calibration | None = None,
+    options: QuantizationOptions | None = None,
+) -> Quantized:
+    """Make one variant and check what came out.
+
+    Args:
+        export: the exported model in the variant's lowering.
+        spec: what to make.
+        out: where the .tflite goes.
+        calibration: whole samples, needed for int8 and int16x8.
+        options: see `QuantizationOptions`.
+
+    Raises:
+        RefusedError: it cannot be made; the message says what would work.
+        UsageError: calibration samples are missing or do not fit.
+        StageError: the tool failed, or its file is not what it claims to be.
+    """
+    options = options or QuantizationOptions()
+    if not options.force:
+        check_allowed(export.lowering, spec.quantization)
+    if spec.quantization in FULL_INTEGER:
+        if calibration is None:
+            raise _no_calibration(spec)
+        check_finite(calibration)
+        check_inputs(calibration, export.signature.inputs, export.sequence)
+    content, tool, notes = _ROUTES[spec.quantization](export, spec, calibration, options)
+    return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
+
+
+def finish(
+    content: bytes,
+    spec: VariantSpec,
+    out: Path,
+    *,
+    tool: str,
+    notes: list[str],
+    export: Export | None,
+    options: QuantizationOptions,
+) -> Quantized:
+    """Repair, shrink, write and check a converted file.
+
+    Args:
+        content: what the tool gave.
+        spec: what it should be.
+        out: where it goes.
+        tool: what made it.
+        notes: what is known about it already.
+        export: the export that it comes from; None for a user's own .tflite.
+        options: see `QuantizationOptions`.
+    """
+    model = tensors.read(content)
+    custom = tensors.custom_operators(model)
+    if custom and not options.allow_flex:
+        raise _not_builtin(custom)
+    states = [{"input": item.input, "output": item.output} for item in export.signature.states] if export else []
+    key = export.signature.key if export else ""
+    if export is not None:
+        repairs.unclip_lstm(model)
+    repaired = repairs.repair_biases(model)
+    if repaired:
+        notes.append(f"{repaired} biases that the converter had given another operator's scale were put right")
+    if states and spec.integer_io:
+        repairs.adopt_state_scales(model, states, key)
+        changed = repairs.unify_state_scales(model, states, key)
+        if changed:
+            notes.append(f"states rescaled at the model's edge: {', '.join(changed)}")
+    repairs.correct_versions(model)
+    # Names are for people who look into a model, and they do that in float32. They are up to a tenth of a small file.
+    data = packing.pack(model, keep_names=spec.quantization is Quantization.FLOAT32)
+    if tool == AS_IT_IS:
+        data = content
+    model = tensors.read(data)
+    signature = tensors.signature_of(model, states, key)
+    weights = tensors.count_weights(model)
+    _check_claims(spec, model, weights, signature)
+    write_atomic(out, data)
+    if custom:
+        notes.append(f"not run here: the runtime must bring {', '.join(custom)}")
+    else:
+        check_runs(out)
+    return Quantized(
+        path=out,
+        signature=signature,
+        tool=tool,
+        notes=tuple(notes),
+        weights=weights.elements,
+        min_runtime_version=tensors.min_runtime_version(model),
+    )
+
+
+def check_runs(path: Path) -> None:
+    """Load a .tflite in LiteRT and call it once with zeros.
+
+    Raises:
+        StageError: it does not load, does not run, or answers with NaN.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+        for detail in interpreter.get_input_details():
+            zero = detail["quantization"][1]
+            interpreter.set_tensor(detail["index"], np.full(detail["shape"], zero, detail["dtype"]))
+        interpreter.invoke()
+        outputs = {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
+    except (RuntimeError, ValueError) as error:
+        raise StageError(
+            "A converted file must load and run in LiteRT.",
+            stage="convert",
+            received=" ".join(str(error).split())[:500],
+        ) from error
+    bad = [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    if bad:
+        raise StageError(
+            "A converted file must answer with finite numbers.",
+            stage="convert",
+            received=f"NaN or infinity in {', '.join(bad)} for an input of zeros",
+        )
+
+
+def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, signature: Signature) -> None:
+    if weights.nan:
+        raise StageError(
+            "Weights must be numbers.", stage="convert", variant=spec.name, received=f"NaN in {', '.join(weights.nan)}"
+        )
+    share = weights.share(*CLAIMED_TYPES[spec.quantization])
+    if share < CLAIMED_SHARE:
+        found = ", ".join(f"{name}: {count}" for name, count in sorted(weights.elements.items()))
+        raise StageError(
+            f"A variant called {spec.quantization.value} must hold {' or '.join(CLAIMED_TYPES[spec.quantization])} "
+            f"weights ({CLAIMED_SHARE:.0%} of all at least).",
+            stage="convert",
+            variant=spec.name,
+            received=f"elements by type: {found}",
+            todo="Use another quantization: the converter has no such kernel for this model's operators.",
+        )
+    free = [item.name for item in (*signature.inputs, *signature.outputs) if any(size < 1 for size in item.shape)]
+    if free:
+        raise StageError(
+            "Every axis must have a fixed size on the device.", stage="convert", received=f"{', '.join(free)}"
+        )
+
+
+def _convert(export: Export, configure: Callable[[Any], None], *, allow_flex: bool) -> bytes:
+    """Run TFLiteConverter on an export's SavedModel."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(export.saved_model), signature_keys=[export.signature.key])
+    converter.exclude_conversion_metadata = True
+    configure(converter)
+    if allow_flex:
+        operators = set(converter.target_spec.supported_ops) or {tf.lite.OpsSet.TFLITE_BUILTINS}
+        converter.target_spec.supported_ops = [*operators, tf.lite.OpsSet.SELECT_TF_OPS]
+    try:
+        return bytes(converter.convert())
+    except Exception as error:  # ConverterError, RuntimeError, ValueError: the converter uses all of them.
+        raise _conversion_error(error) from error
+
+
+def _conversion_error(error: Exception) -> StageError:
+    text = str(error)
+    names = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)))
+    if names:
+        places = re.findall(r"\"([^\"]+)@[^\"]*\"|\"([^\"]+/[^\"]+)\"", text)
+        paths = sorted({(first or second) for first, second in places})
+        return _not_builtin(names, paths[:3])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    important = [line for line in lines if "error" in line.lower()] or lines or [type(error).__name__]
+    return StageError("TensorFlow's converter failed.", stage="convert", received=important[0][:500])
+
+
+def _not_builtin(names: list[str], places: list[str] | None = None) -> StageError:
+    where = f" (from {', '.join(places)})" if places else ""
+    return StageError(
+        "A variant may use TFLite's builtin operators only, because no runtime on a device has the others.",
+        stage="convert",
+        received=f"{', '.join(names)}{where}",
+        todo="Write the layer with other keras.ops, choose another lowering, or allow it with --allow-flex.",
+    )
+
+
+_Route = Callable[
+    [Export, VariantSpec, "Calibration | None", QuantizationOptions], "tuple[bytes, str, list[str]]"
+]  # content, tool, notes
+
+
+def _float32(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    return float_model(export).read_bytes(), "TFLiteConverter", []
+
+
+def _float16(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    def configure(converter: Any) -> None:
+        import tensorflow as tf
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter float16", []
+
+
+def _dynamic(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    """Int8 weights.
+
+    Measured on two 64-unit LSTM layers over 50 steps, one thread, as a ratio to float32: ai-edge-quantizer and
+    TFLiteConverter are equally fast (while .95 / .94, unroll .35-.41 / .27-.29, step .76-.79 / .77-.79) and equally
+    right (largest error .0009 / .0008). ai-edge-quantizer quantizes every matrix; TFLiteConverter leaves those under
+    1024 elements in float32, and with one of them in it a whole fused LSTM. So ai-edge-quantizer, with the fused
+    operator done here and operator versions put right afterwards.
+    """
+    return _edge_quantizer(export, 8, options), "ai-edge-quantizer dynamic_wi8_afp32", []
+
+
+def _int4(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    return _edge_quantizer(export, 4, options), "ai-edge-quantizer dynamic_wi4_afp32", []
+
+
+def _edge_quantizer(export: Export, bits: int, options: QuantizationOptions) -> bytes:
+    return quantize_weights(float_model(export).read_bytes(), bits, options)
+
+
+def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) -> bytes:
+    """Give a float32 .tflite integer weights of `bits` bits; activations stay float32.
+
+    What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul) gets 8 bits.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(bytearray(_unique(content)))
+    granularity = qtyping.QuantGranularity
+    chosen = granularity.CHANNELWISE if options.per_channel_dense else granularity.TENSORWISE
+    tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+    if bits == 4:
+        for operator in (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D):
+            tool.add_dynamic_config(".*", operator, 4)
+    if not options.per_channel_dense:
+        tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, chosen)
+    result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
+    if bits == 8:
+        model = tensors.read(result)
+        if repairs.quantize_fused_lstm(model):
+            result = packing.pack(model)
+    return result
+
+
+def _full_integer(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    import tensorflow as tf
+
+    assert calibration is not None
+    if export.sequence is not None:
+        feeds = step_batches(float_model(export), export.signature, export.sequence, calibration)
+    else:
+        feeds = list(batches(calibration, export.signature.inputs))
+    sets = tf.lite.OpsSet
+    wide = spec.quantization is Quantization.INT16X8
+    strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
+
+    def configure(converter: Any, *operators: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: iter([(export.signature.key, feed) for feed in feeds])
+        converter.target_spec.supported_ops = list(operators)
+        if spec.integer_io:
+            converter.inference_input_type = converter.inference_output_type = tf.int16 if wide else tf.int8
+
+    tool = f"TFLiteConverter {spec.quantization.value}"
+    try:
+        return _convert(export, lambda item: configure(item, strict), allow_flex=options.allow_flex), tool, []
+    except StageError as error:
+        unsupported = re.search(r"not (?:yet )?supported for op:? '?(\w+)", error.received)
+        if unsupported is None:
+            raise
+        # One operator without an integer kernel: it stays float between a DEQUANTIZE and a QUANTIZE.
+        content = _convert(
+            export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), allow_flex=options.allow_flex
+        )
+        note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
+        return content, tool, [note]
+
+
+def quantize_tflite(
+    content: bytes, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    """Quantize a user's own float32 .tflite with ai-edge-quantizer; `finish` makes it a variant.
+
+    Returns:
+        The file's content, the tool, and notes.
+
+    Raises:
+        RefusedError: the file is quantized already, or holds an operator that cannot be quantized in this way.
+        UsageError: calibration samples are missing or do not fit.
+    """
+    model = tensors.read(content)
+    if spec.quantization is Quantization.FLOAT32:
+        return content, AS_IT_IS, []
+    if tensors.count_weights(model).share("float32") < 1.0:
+        raise RefusedError(
+            "Only a float32 .tflite can be quantized; this one is quantized already.",
+            todo="Start from the Keras model or from the float32 .tflite.",
+        )
+    operators = tensors.operator_names(model)
+    if spec.quantization in FULL_INTEGER:
+        for name in ("WHILE", "IF", tensors.LSTM):
+            if operators[name] and not options.force:
+                raise RefusedError(
+                    f"{spec.quantization.value} of a .tflite that holds {name} cannot be made: ai-edge-quantizer has "
+                    "no calibration or no kernel for it.",
+                    todo="Start from the Keras model: step, unroll and (int8) fused can be made from it.",
+                )
+        return _static(content, spec, calibration, options)
+    if spec.quantization is Quantization.FLOAT16:
+        return _half(content), "ai-edge-quantizer float16 weights", []
+    if spec.quantization is Quantization.INT4 and operators[tensors.LSTM]:
+        check_allowed(Lowering.FUSED, spec.quantization)
+    bits = 4 if spec.quantization is Quantization.INT4 else 8
+    return quantize_weights(content, bits, options), f"ai-edge-quantizer dynamic_wi{bits}_afp32", []
+
+
+def _half(content: bytes) -> bytes:
+    from ai_edge_quantizer import qtyping, quantizer
+
+    tool = quantizer.Quantizer(bytearray(_unique(content)))
+    tool.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(
+                num_bits=16, dtype=qtyping.TensorDataType.FLOAT, symmetric=True
+            ),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
+    )
+    return bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
+
+
+def _static(
+    content: bytes, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    if calibration is None:
+        raise _no_calibration(spec)
+    content = _unique(content)
+    signature = tensors.signature_of(tensors.read(content))
+    check_inputs(calibration, signature.inputs, None)
+    wide = spec.quantization is Quantization.INT16X8
+    steps = recipe.static_wi8_ai16() if wide else recipe.static_wi8_ai8()
+    manager = RecipeManager()
+    manager.load_quantization_recipe(steps)
+    # The smallest and largest value of all samples: the tool's default, a moving average, cuts off what is rare.
+    observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    observer.calibrate({signature.key: list(batches(calibration, signature.inputs))}, manager)
+    tool = quantizer.Quantizer(bytearray(content), steps)
+    if not spec.integer_io:
+        for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            tool.update_quantization_recipe(".*", edge, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    result = tool.quantize(observer.get_model_qsvs(), enable_progress_report=False, enable_progress_bar=False)
+    return bytes(result.quantized_model), f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", []
+
+
+def _unique(content: bytes) -> bytes:
+    model = tensors.read(content)
+    return packing.pack(model) if repairs.make_names_unique(model) else content
+
+
+def _no_calibration(spec: VariantSpec) -> UsageError:
+    return UsageError(
+        f"{spec.quantization.value} needs calibration samples from the training data.",
+        todo="Give the training data with --data, or ask for made-up samples with --calibration random.",
+    )
+
+
+_ROUTES: dict[Quantization, _Route] = {
+    Quantization.FLOAT32: _float32,
+    Quantization.FLOAT16: _float16,
+    Quantization.DYNAMIC: _dynamic,
+    Quantization.INT8: _full_integer,
+    Quantization.INT16X8: _full_integer,
+    Quantization.INT4: _int4,
+}

@@ -1,0 +1,334 @@
+"""Repairs of .tflite files: what the converters leave wrong or undone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_dl.converters.tensors import (
+    LSTM,
+    is_constant,
+    min_runtime_version,
+    operator_name,
+    scale_of,
+    text_of,
+    type_name,
+    type_number,
+    used_buffers,
+)
+from edge_dl.errors import StageError
+
+# Inputs of UNIDIRECTIONAL_SEQUENCE_LSTM that hold matrices: 4 input, 4 recurrent, 1 projection
+# (tensorflow/lite/kernels/lstm_shared.h).
+LSTM_WEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+LSTM_HYBRID_VERSION = 3  # int8 weights with asymmetric_quantize_inputs
+LSTM_HYBRID_RUNTIME = "2.3.0"
+
+
+def quantize_fused_lstm(model: Any) -> int:
+    """Turn float UNIDIRECTIONAL_SEQUENCE_LSTM operators into hybrid ones: int8 weights, float everything else.
+
+    ai-edge-quantizer leaves the operator alone, and TFLiteConverter does too as soon as one of its matrices has less
+    than 1024 elements. The hybrid kernel takes symmetric int8 matrices with one scale each
+    (tensorflow/lite/kernels/unidirectional_sequence_lstm.cc).
+
+    Returns:
+        How many operators were changed.
+    """
+    changed = 0
+    int8 = type_number("INT8")
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) != LSTM:
+                continue
+            weights = [int(operator.inputs[i]) for i in LSTM_WEIGHTS if int(operator.inputs[i]) >= 0]
+            tensors = [subgraph.tensors[index] for index in weights]
+            if any(type_name(tensor.type) != "float32" or not is_constant(model, tensor) for tensor in tensors):
+                continue
+            for position in LSTM_WEIGHTS:
+                index = int(operator.inputs[position])
+                if index < 0:
+                    continue
+                # A copy: the tensor may be shared with an operator that needs floats.
+                operator.inputs[position] = len(subgraph.tensors)
+                subgraph.tensors.append(_int8_copy(model, subgraph.tensors[index], int8))
+            operator.builtinOptions.asymmetricQuantizeInputs = True
+            operator.opcodeIndex = _opcode(model, operator.opcodeIndex, LSTM_HYBRID_VERSION)
+            changed += 1
+    if changed:
+        raise_min_runtime_version(model, LSTM_HYBRID_RUNTIME)
+        drop_unused_tensors(model)
+    return changed
+
+
+def make_names_unique(model: Any) -> int:
+    """Give every tensor a name of its own, as ai-edge-quantizer needs; returns how many were changed."""
+    seen: set[bytes] = set()
+    changed = 0
+    for number, subgraph in enumerate(model.subgraphs):
+        for index, tensor in enumerate(subgraph.tensors):
+            if not tensor.name or tensor.name in seen:
+                tensor.name = (tensor.name or b"tensor") + f"/{number}/{index}".encode()
+                changed += 1
+            seen.add(tensor.name)
+    return changed
+
+
+def correct_versions(model: Any) -> None:
+    """Raise the version of FULLY_CONNECTED with integer weights and float activations to what the kernel must know.
+
+    ai-edge-quantizer leaves version 1. A runtime that is too old would then load the file and use the first channel's
+    scale for all of them; with the right version it refuses. TensorFlow's op_version.cc: 9 for one scale a matrix, 10
+    for int4, 12 for one scale a row.
+    """
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) != "FULLY_CONNECTED":
+                continue
+            source, weight = (subgraph.tensors[int(index)] for index in operator.inputs[:2])
+            if type_name(source.type) != "float32" or type_name(weight.type) not in ("int8", "int4"):
+                continue
+            per_row = weight.quantization is not None and len(weight.quantization.scale) > 1
+            version = 12 if per_row else 10 if type_name(weight.type) == "int4" else 9
+            operator.opcodeIndex = _opcode(model, operator.opcodeIndex, version)
+            raise_min_runtime_version(model, {12: "2.17.0", 10: "2.14.0", 9: "2.3.0"}[version])
+    drop_unused_tensors(model)
+
+
+def unclip_lstm(model: Any) -> None:
+    """Remove the clipping of the cell state at +-10 that the converter adds to the fused LSTM; Keras has none."""
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) == LSTM:
+                operator.builtinOptions.cellClip = 0.0
+
+
+def _int8_copy(model: Any, tensor: Any, int8: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    values = np.frombuffer(np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(), np.float32)
+    # A matrix of zeros keeps scale 1: the kernel divides by nothing, and 0 stays 0.
+    scale = np.float32(np.abs(values).max(initial=0.0) / 127.0) or np.float32(1.0)
+    result = copy.copy(tensor)
+    result.type = int8
+    result.name = (tensor.name or b"") + b"/int8"
+    result.quantization = _quantization(float(scale), 0)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.clip(np.round(values / scale), -127, 127).astype(np.int8).tobytes(), np.uint8)
+    result.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    return result
+
+
+def _quantization(scale: float, zero_point: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    result = schema.QuantizationParametersT()
+    result.scale = np.array([scale], np.float32)
+    result.zeroPoint = np.array([zero_point], np.int64)
+    return result
+
+
+def _opcode(model: Any, index: int, version: int) -> int:
+    """Index of an operator code like the one at `index` with at least `version`, added when missing."""
+    code = model.operatorCodes[index]
+    if code.version >= version:
+        return index
+    wanted = copy.copy(code)
+    wanted.version = version
+    for position, other in enumerate(model.operatorCodes):
+        if vars(other) == vars(wanted):
+            return position
+    model.operatorCodes.append(wanted)
+    return len(model.operatorCodes) - 1
+
+
+def drop_unused_tensors(model: Any) -> None:
+    """Remove tensors, buffers and operator codes that nothing refers to; indices are renumbered."""
+    for number, subgraph in enumerate(model.subgraphs):
+        signatures = [item for item in model.signatureDefs or [] if item.subgraphIndex == number]
+        maps = [entry for item in signatures for entry in (*item.inputs, *item.outputs)]
+        used = {*map(int, subgraph.inputs), *map(int, subgraph.outputs), *(int(entry.tensorIndex) for entry in maps)}
+        for operator in subgraph.operators:
+            for indices in (operator.inputs, operator.outputs, operator.intermediates):
+                used |= {int(index) for index in (() if indices is None else indices) if int(index) >= 0}
+        order = sorted(used)
+        position = {old: new for new, old in enumerate(order)} | {-1: -1}
+        subgraph.tensors = [subgraph.tensors[old] for old in order]
+        subgraph.inputs = _renumber(subgraph.inputs, position)
+        subgraph.outputs = _renumber(subgraph.outputs, position)
+        for entry in maps:
+            entry.tensorIndex = position[int(entry.tensorIndex)]
+        for operator in subgraph.operators:
+            operator.inputs = _renumber(operator.inputs, position)
+            operator.outputs = _renumber(operator.outputs, position)
+            if operator.intermediates is not None:
+                operator.intermediates = _renumber(operator.intermediates, position)
+    codes = sorted({int(operator.opcodeIndex) for graph in model.subgraphs for operator in graph.operators})
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            operator.opcodeIndex = codes.index(int(operator.opcodeIndex))
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    buffers = sorted(used_buffers(model))
+    moved = {old: new for new, old in enumerate(buffers)}
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = moved[int(tensor.buffer)]
+    for entry in model.metadata or []:
+        entry.buffer = moved[int(entry.buffer)]
+    model.buffers = [model.buffers[index] for index in buffers]
+
+
+def _renumber(indices: Any, position: Mapping[int, int]) -> np.ndarray:
+    return np.array([position[int(index)] for index in (() if indices is None else indices)], np.int32)
+
+
+def unify_state_scales(model: Any, states: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Give each state's output the scale of its input, so that a session can hand integers on as they are.
+
+    Where the two differ, a QUANTIZE operator (integer to integer) is put behind the output.
+
+    Returns:
+        Names of the states that needed it.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    definition = next(item for item in model.signatureDefs if text_of(item.signatureKey) == key)
+    subgraph = model.subgraphs[definition.subgraphIndex]
+    changed = []
+    for state in states:
+        source = next(item for item in definition.inputs if text_of(item.name) == state["input"])
+        target = next(item for item in definition.outputs if text_of(item.name) == state["output"])
+        wanted, given = subgraph.tensors[source.tensorIndex], subgraph.tensors[target.tensorIndex]
+        if wanted.type != given.type:
+            raise StageError(
+                "A state must enter and leave the model in the same type.",
+                stage="convert",
+                received=f"{state['input']}: {type_name(wanted.type)}, {state['output']}: {type_name(given.type)}",
+            )
+        if scale_of(wanted) == scale_of(given):
+            continue
+        tensor = copy.copy(given)
+        tensor.name = (given.name or b"") + b"/state"
+        tensor.buffer = 0
+        tensor.quantization = _quantization(*scale_of(wanted))
+        old, new = int(target.tensorIndex), len(subgraph.tensors)
+        subgraph.tensors.append(tensor)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = _builtin_code(model, "QUANTIZE", 2 if type_name(tensor.type) == "int16" else 1)
+        operator.inputs = np.array([old], np.int32)
+        operator.outputs = np.array([new], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        operator.builtinOptions = schema.QuantizeOptionsT()
+        subgraph.operators.append(operator)
+        # An output may stand in the list twice, once as the state: only one place is moved.
+        outputs = [int(index) for index in subgraph.outputs]
+        outputs[outputs.index(old)] = new
+        if any(int(item.tensorIndex) == old for item in definition.outputs if item is not target):
+            outputs.append(old)
+        subgraph.outputs = np.array(outputs, np.int32)
+        target.tensorIndex = new
+        changed.append(str(state["input"]))
+    return changed
+
+
+def adopt_state_scales(model: Any, states: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Give a state's input the scale of its output where every reader of the input can take any scale.
+
+    Those are MUL (cell states) and FULLY_CONNECTED without a bias (recurrent kernels). Calibration sees nearly the same
+    range for both, so nothing is lost, and `unify_state_scales` has less to insert.
+    """
+    definition = next(item for item in model.signatureDefs if text_of(item.signatureKey) == key)
+    subgraph = model.subgraphs[definition.subgraphIndex]
+    for state in states:
+        source = next(item for item in definition.inputs if text_of(item.name) == state["input"])
+        target = next(item for item in definition.outputs if text_of(item.name) == state["output"])
+        tensor, result = subgraph.tensors[source.tensorIndex], subgraph.tensors[target.tensorIndex]
+        readers = [item for item in subgraph.operators if int(source.tensorIndex) in [int(i) for i in item.inputs]]
+        if tensor.type == result.type and scale_of(result)[0] > 0 and all(_takes_any_scale(model, r) for r in readers):
+            tensor.quantization = _quantization(*scale_of(result))
+
+
+def _takes_any_scale(model: Any, operator: Any) -> bool:
+    name = operator_name(model, operator.opcodeIndex)
+    return name == "MUL" or (name == "FULLY_CONNECTED" and (len(operator.inputs) < 3 or int(operator.inputs[2]) < 0))
+
+
+def repair_biases(model: Any) -> int:
+    """Give each FULLY_CONNECTED and CONV_2D a bias in the scale that its kernel assumes: input scale x weight scale.
+
+    The converter quantizes a bias that several operators share once, for the first of them: in int16x8 it does not make
+    copies for the others. An unrolled layer uses one bias at every time step, with another input scale at each, and
+    came out wrong by half its range, without an error.
+
+    Returns:
+        How many operators got a bias of their own.
+    """
+    repaired = 0
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) not in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"):
+                continue
+            if len(operator.inputs) < 3 or int(operator.inputs[2]) < 0:
+                continue
+            source, weight, bias = (subgraph.tensors[int(index)] for index in operator.inputs[:3])
+            kind = type_name(bias.type)
+            if kind not in ("int32", "int64") or not is_constant(model, bias) or not scale_of(bias)[0]:
+                continue
+            given = np.asarray(bias.quantization.scale, np.float64)
+            wanted = scale_of(source)[0] * np.asarray(weight.quantization.scale, np.float64)
+            if not wanted.all() or np.allclose(given, wanted, rtol=1e-4):
+                continue
+            values = np.frombuffer(np.asarray(model.buffers[bias.buffer].data, np.uint8).tobytes(), kind)
+            limits = np.iinfo(kind)
+            moved = np.clip(np.round(values * given / wanted), limits.min, limits.max).astype(kind)
+            operator.inputs[2] = len(subgraph.tensors)
+            subgraph.tensors.append(_bias_copy(model, bias, moved, wanted))
+            repaired += 1
+    if repaired:
+        drop_unused_tensors(model)
+    return repaired
+
+
+def _bias_copy(model: Any, tensor: Any, values: np.ndarray, scales: np.ndarray) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    result = copy.copy(tensor)
+    result.name = (tensor.name or b"") + f"/{len(model.buffers)}".encode()
+    result.quantization = copy.copy(tensor.quantization)
+    result.quantization.scale = scales.astype(np.float32)
+    result.quantization.zeroPoint = np.zeros(len(scales), np.int64)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    result.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    return result
+
+
+def _builtin_code(model: Any, name: str, version: int) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    number = int(getattr(schema.BuiltinOperator, name))
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = number
+    code.deprecatedBuiltinCode = min(number, 127)
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def raise_min_runtime_version(model: Any, version: str) -> None:
+    """Set the stated runtime version to `version` where the file states an older one."""
+    for entry in model.metadata or []:
+        if entry.name == b"min_runtime_version" and _order(min_runtime_version(model)) < _order(version):
+            model.buffers[entry.buffer].data = np.frombuffer(version.encode().ljust(16, b"\0"), np.uint8)
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
