@@ -1,0 +1,92 @@
+"""junit.xml: one test suite a variant and one test case a check, for the test reports of CI systems.
+
+Follows the form that Jenkins and GitLab read (testsuites/testsuite/testcase with failure, error or skipped).
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from typing import Any
+
+from edge_dl.report.numbers import as_number
+from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE
+
+# Characters that XML 1.0 allows; everything else cannot be written even as a reference.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_junit(results: Mapping[str, Any]) -> bytes:
+    """JUnit XML, UTF-8. A failed check is a failure; too few samples and a refused conversion are skipped cases;
+    a conversion that crashed, failed or timed out is an error."""
+    root = ElementTree.Element("testsuites", name=_text(f"edge-dl {results['name']}"))
+    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    for variant in results["variants"]:
+        suite = ElementTree.SubElement(root, "testsuite", name=_text(variant["name"]))
+        _conversion_case(suite, variant, results["name"])
+        for check in variant["checks"]:
+            _check_case(suite, variant, check, results["name"])
+        counts = _counts(suite)
+        for key, count in counts.items():
+            totals[key] += count
+        suite.attrib.update({key: str(count) for key, count in counts.items()})
+        suite.set("time", _time(variant["conversion"]["seconds"]))
+    root.attrib.update({key: str(count) for key, count in totals.items()})
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+
+
+def _conversion_case(suite: ElementTree.Element, variant: Mapping[str, Any], name: str) -> None:
+    conversion = variant["conversion"]
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        classname=_text(f"{name}.{variant['name']}"),
+        name="convert",
+        time=_time(conversion["seconds"]),
+    )
+    if variant["verdict"] != NOT_MADE:
+        return
+    message = " ".join(part for part in (conversion["message"], conversion["todo"]) if part)
+    kind = "skipped" if conversion["status"] == "refused" else "error"
+    result = ElementTree.SubElement(case, kind, message=_text(message or conversion["status"]))
+    if kind == "error":
+        result.set("type", _text(conversion["signal"] or conversion["status"]))
+
+
+def _check_case(suite: ElementTree.Element, variant: Mapping[str, Any], check: Mapping[str, Any], name: str) -> None:
+    title = " ".join(str(part) for part in (check.get("output"), check.get("name")) if part)
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=_text(f"{name}.{variant['name']}"), name=_text(title or "check"), time="0"
+    )
+    message = _text(check.get("message") or "")
+    if check.get("verdict") == FAIL:
+        ElementTree.SubElement(case, "failure", message=message, type="parity").text = _values(check)
+    elif check.get("verdict") == NOT_ENOUGH:
+        ElementTree.SubElement(case, "skipped", message=message)
+    elif message:
+        ElementTree.SubElement(case, "system-out").text = message
+
+
+def _values(check: Mapping[str, Any]) -> str:
+    pairs = [f"{key}: {check[key]}" for key in ("value", "limit") if as_number(check.get(key)) is not None]
+    return _text("\n".join([str(check.get("message") or ""), *pairs]))
+
+
+def _counts(suite: ElementTree.Element) -> dict[str, int]:
+    cases = suite.findall("testcase")
+    return {
+        "tests": len(cases),
+        "failures": sum(case.find("failure") is not None for case in cases),
+        "errors": sum(case.find("error") is not None for case in cases),
+        "skipped": sum(case.find("skipped") is not None for case in cases),
+    }
+
+
+def _time(seconds: Any) -> str:
+    return f"{as_number(seconds) or 0:.3f}"
+
+
+def _text(value: Any) -> str:
+    return _NOT_XML.sub("\ufffd", str(value))

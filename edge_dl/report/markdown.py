@@ -1,0 +1,141 @@
+"""report.md: the run in a form that fits into a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edge_dl.report import numbers
+from edge_dl.report.numbers import UNKNOWN
+from edge_dl.report.variant_results import FAIL, NOT_MADE, latency_seconds
+from edge_dl.report.words import VERDICTS, conversion_words, headline, metric_change, speed
+
+_SIGNS = {"pass": "✅", "fail": "❌", "warn": "⚠️", "none": "➖"}
+_FAILURES = 30
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&@$-])")
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """The report as GitHub-flavoured Markdown: verdict, table of variants, what failed, how to reproduce."""
+    head = headline(results)
+    lines = [f"## {_SIGNS[head['kind']]} {escape(results['name'])}: {escape(head['word'])}", "", escape(head["text"])]
+    if head["more"]:
+        lines += ["", escape(head["more"])]
+    if results["data"] and results["data"]["synthetic"]:
+        lines += ["", "**Synthetic data:** the samples were generated, not observed."]
+    lines += [part for note in results["notes"] for part in ("", f"**Note:** {escape(note)}")]
+    if results["variants"]:
+        lines += ["", *_variants(results)]
+    failures = results["verdict"]["failures"]
+    if failures:
+        lines += ["", "### Checks that did not pass", ""]
+        for failure in failures[:_FAILURES]:
+            sign = _SIGNS["fail" if failure["verdict"] == FAIL else "warn"]
+            lines.append(f"- {sign} **{escape(failure['variant'])}**: {escape(failure['message'])}")
+        if len(failures) > _FAILURES:
+            lines.append(f"- and {len(failures) - _FAILURES} more, in report.html")
+    unmade = [variant for variant in results["variants"] if variant["verdict"] == NOT_MADE]
+    if unmade:
+        lines += [
+            "",
+            "### Conversions that gave no model",
+            "",
+            "| variant | outcome | reason | way out |",
+            "|---|---|---|---|",
+        ]
+        for variant in unmade:
+            conversion = variant["conversion"]
+            cells = [variant["name"], conversion_words(conversion)[1], conversion["message"], conversion["todo"]]
+            lines.append("| " + " | ".join(escape(cell) or UNKNOWN for cell in cells) + " |")
+    lines += ["", *_reproduce(results)]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: Any) -> str:
+    """`text` on one line, so that Markdown and HTML in it are shown and not obeyed (mentions included)."""
+    line = " ".join(str(text).split())
+    return _SPECIAL.sub(_escaped, line)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match.group()
+    if character in "<>&@":
+        # GitHub turns @name into a mention even behind a backslash.
+        return f"&#{ord(character)};"
+    # A hyphen or a plus sign matters at a line's start only, where none of our texts stands.
+    return character if character in "-+()#!" else "\\" + character
+
+
+def _variants(results: Mapping[str, Any]) -> list[str]:
+    variants = results["variants"]
+    metrics = [variant["metric"] for variant in variants if variant["metric"].get("name")]
+    metric = metrics[0] if metrics else {}
+    timed = any(latency_seconds(variant) is not None for variant in variants)
+    heads = ["variant", "verdict", "size", "smaller"]
+    if metric:
+        heads += [str(metric["name"]).replace("_", " "), "change"]
+    if timed:
+        heads += ["latency p50", f"against {results['baseline']}" if results["baseline"] else "comparison"]
+    numeric = {"size", "smaller", "latency p50", "change", heads[4] if metric else ""}
+    lines = [
+        _row([escape(head) for head in heads]),
+        "|" + "|".join("--:" if head in numeric else "---" for head in heads) + "|",
+    ]
+    for variant in variants:
+        if variant["verdict"] == NOT_MADE:
+            continue
+        kind, word = VERDICTS[variant["verdict"]]
+        name = escape(variant["name"])
+        cells = [
+            f"**{name}** ★" if variant["chosen"] else name,
+            f"{_SIGNS[kind]} {word}",
+            numbers.size(variant["bytes"]),
+            numbers.times(variant["ratio"]),
+        ]
+        if metric:
+            unit = str(variant["metric"].get("unit") or "")
+            cells += [numbers.metric(variant["metric"].get("value"), unit), metric_change(variant["metric"]) or UNKNOWN]
+        if timed:
+            cells += [numbers.duration(latency_seconds(variant)), speed(variant["comparison"]) or UNKNOWN]
+        lines.append(_row(cells))
+    if results["chosen"]:
+        lines += ["", "★ chosen by `auto`: the fastest lowering that passed parity."]
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _reproduce(results: Mapping[str, Any]) -> list[str]:
+    lines = ["<details><summary>How to reproduce</summary>", ""]
+    line = results["reproduce"]["line"]
+    if line:
+        fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 3)
+        lines += [f"{fence}sh", " ".join(line.split("\n")), fence, ""]
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    facts = [
+        (
+            "seed",
+            ", ".join(f"{name} {seed}" for name, seed in results["reproduce"]["seeds"].items() if seed is not None),
+        ),
+        ("git commit", results["git"]),
+        (
+            "machine",
+            ", ".join(str(machine[key]) for key in ("processor", "architecture", "system") if machine.get(key)),
+        ),
+        ("versions", versions),
+        ("data", _data(results["data"])),
+    ]
+    lines += [f"- {term}: {escape(text)}" for term, text in facts if text]
+    return [*lines, "", "</details>"]
+
+
+def _data(data: Mapping[str, Any] | None) -> str:
+    if not data:
+        return ""
+    parts = [str(data.get(key) or "") for key in ("name", "source", "licence")]
+    parts.append(f"SHA-256 {data['sha256']}" if data.get("sha256") else "")
+    return ", ".join(part for part in parts if part)

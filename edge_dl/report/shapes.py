@@ -1,0 +1,186 @@
+"""What the report reads from each file of a run folder, and a sieve that lets nothing else through.
+
+Files may come from another version, another tool or a damaged disk. A field of the wrong type is dropped here, once,
+so that the rest of the report only has to expect that a field is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_dl.report.numbers import as_number
+
+# A shape is str, bool or float (any finite number), [shape] (a list), {"*": shape} (a mapping with any keys), or a
+# mapping of known keys. Keys that a shape does not name pass as they are: nothing here reads them.
+ANY_NUMBERS = {"*": float}
+TENSOR = {"name": str, "input": str, "dtype": str, "shape": [float]}
+SPLIT = {"samples": float}
+
+RUN = {
+    "recipe": {"name": str, "summary": str, "task": str, "training": {"seed": float}},
+    "command": [str],
+    "versions": {"*": str},
+    "git": str,
+    "machine": {"system": str, "release": str, "architecture": str, "processor": str, "cores": float},
+    "stages": {"*": {"status": str, "error": str, "seconds": float}},
+    "model": {"path": str},
+}
+DATASET = {
+    "name": str,
+    "task": str,
+    "labels": [str],
+    "synthetic": bool,
+    "source": str,
+    "licence": str,
+    "sha256": str,
+    "vocabulary": [str],
+    "notes": [str],
+    "splits": {"train": SPLIT, "validation": SPLIT, "test": SPLIT},
+}
+HISTORY = {
+    "epochs": [ANY_NUMBERS],
+    "backend": str,
+    "device": str,
+    "precision": str,
+    "parameters": float,
+    "best_epoch": float,
+    "samples_per_second": float,
+}
+GRADIENT_FLOW = {"steps": [float], "curves": {"*": [float]}}
+PLAN = {"left_out": {"*": str}}
+OUTCOME = {
+    "lowering": str,
+    "quantization": str,
+    "status": str,
+    "message": str,
+    "todo": str,
+    "signal": str,
+    "seconds": float,
+    "tool": str,
+    "notes": [str],
+    "log": [str],
+}
+MANIFEST = {
+    "lowering": str,
+    "quantization": str,
+    "files": {"*": {"bytes": float}},
+    "signature": {"inputs": [TENSOR], "outputs": [TENSOR], "states": [TENSOR]},
+    "limits": ANY_NUMBERS,
+    "made_by": {"*": str},
+    "min_runtime_version": str,
+}
+PARITY = {
+    "verdict": str,
+    "message": str,
+    "samples": float,
+    "checks": [{"name": str, "verdict": str, "message": str, "output": str, "value": float, "limit": float}],
+    "outputs": [
+        {
+            "name": str,
+            "max_abs": float,
+            "mean_abs": float,
+            "rmse": float,
+            "cosine": float,
+            "snr_db": float,
+            "top1": float,
+            "worst": [{"index": float, "max_abs": float}],
+        }
+    ],
+    "metrics": [
+        {
+            "name": str,
+            "unit": str,
+            "output": str,
+            "higher_is_better": bool,
+            "reference": float,
+            "variant": float,
+            "drop": float,
+            "relative": bool,
+            "low": float,
+            "high": float,
+            "confidence": float,
+            "max_drop": float,
+            "verdict": str,
+            "samples": float,
+        }
+    ],
+    "changed": [
+        {
+            "index": float,
+            "step": float,
+            "reference": float,
+            "variant": float,
+            "target": float,
+            "reference_label": str,
+            "variant_label": str,
+            "target_label": str,
+        }
+    ],
+    "changed_count": float,
+    "confusion": [[float]],
+    "reference_confusion": [[float]],
+    "labels": [str],
+    "limits": ANY_NUMBERS,
+    "baselines": {"*": ANY_NUMBERS},
+    "weight_bytes": ANY_NUMBERS,
+    "error": str,
+}
+LATENCY = {
+    "p50_ms": float,
+    "p90_ms": float,
+    "p99_ms": float,
+    "load_ms": float,
+    "first_call_ms": float,
+    "peak_memory_mb": float,
+    "memory_before_mb": float,
+    "steady": bool,
+    "threads": float,
+    "runtime": str,
+    "runtime_version": str,
+    "error": str,
+}
+COMPARISONS = {
+    "baseline": str,
+    "comparisons": [{"a": str, "b": str, "ratio": float, "low": float, "high": float, "verdict": str}],
+    "errors": {"*": str},
+}
+SELECTION = {
+    "chosen": str,
+    "rows": [
+        {
+            "variant": str,
+            "quantization": str,
+            "verdict": str,
+            "p50_ms": float,
+            "bytes": float,
+            "chosen": bool,
+            "reason": str,
+        }
+    ],
+}
+
+
+def sieve(value: Any, shape: Any) -> Any:
+    """`value` without what does not have the `shape`; None where nothing of it does.
+
+    In a mapping a wrong field is left out. In a list of mappings, lists or texts a wrong item is left out; in a list
+    of numbers it becomes None, so that every number keeps its place.
+    """
+    if shape is float:
+        return value if as_number(value) is not None else None
+    if isinstance(shape, type):
+        return value if isinstance(value, shape) else None
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return None
+        items = [sieve(item, shape[0]) for item in value]
+        return items if shape[0] is float else [item for item in items if item is not None]
+    if not isinstance(value, dict):
+        return None
+    kept = {}
+    for key, item in value.items():
+        expected = shape.get(key, shape.get("*"))
+        found = item if expected is None else sieve(item, expected)
+        if found is not None or item is None:
+            kept[key] = found
+    return kept

@@ -1,0 +1,134 @@
+"""Verdicts and comparisons in words: what the page and the Markdown summary both say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge_dl.report import numbers
+from edge_dl.report.numbers import SPACE, as_number
+from edge_dl.report.variant_results import FAIL, NOT_CHECKED, NOT_ENOUGH, NOT_MADE, PASS
+
+# Verdict -> (kind: decides colour and sign, word).
+VERDICTS = {
+    PASS: ("pass", "passed"),
+    FAIL: ("fail", "failed"),
+    NOT_ENOUGH: ("warn", "not enough samples"),
+    NOT_CHECKED: ("none", "not checked"),
+    NOT_MADE: ("none", "not made"),
+}
+CONVERSIONS = {
+    "refused": ("warn", "refused"),
+    "failed": ("fail", "failed to convert"),
+    "crashed": ("fail", "crashed"),
+    "timed out": ("fail", "timed out"),
+}
+
+
+def plural(count: Any, word: str) -> str:
+    """`1 check`, `3 checks`."""
+    number = as_number(count) or 0
+    return f"{numbers.count(number)} {word}{'' if number == 1 else 's'}"
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict of a run: its kind, one word, one sentence, and what else should be said at once."""
+    verdict, counts = results["verdict"], results["verdict"]["counts"]
+    kind, word = VERDICTS[verdict["status"]]
+    checked = counts[PASS] + counts[FAIL] + counts[NOT_ENOUGH]
+    if verdict["status"] == FAIL:
+        text = f"{counts[FAIL]} of {plural(checked, 'checked variant')} failed; {_others(counts)}."
+    elif verdict["status"] == NOT_ENOUGH:
+        text = f"{counts[PASS]} of {plural(checked, 'checked variant')} passed; the others need more test samples."
+    elif verdict["status"] == PASS:
+        what = "The only checked variant" if checked == 1 else f"All {checked} checked variants"
+        text = f"{what} passed every check."
+    elif counts[NOT_CHECKED]:
+        text = f"{plural(counts[NOT_CHECKED], 'variant')} converted, none checked yet."
+    elif counts[NOT_MADE]:
+        text = "No conversion gave a model."
+        kind, word = "fail", "nothing converted"
+    else:
+        text = "Nothing has been converted yet."
+    return {"kind": kind, "word": word, "text": text, "more": _also(results)}
+
+
+def _others(counts: Mapping[str, int]) -> str:
+    undecided = f", {counts[NOT_ENOUGH]} undecided for want of samples" if counts[NOT_ENOUGH] else ""
+    return f"{counts[PASS]} passed every check{undecided}"
+
+
+def _also(results: Mapping[str, Any]) -> str:
+    outcomes: dict[str, int] = {}
+    for variant in results["variants"]:
+        if variant["verdict"] == NOT_MADE:
+            word = conversion_words(variant["conversion"])[1]
+            outcomes[word] = outcomes.get(word, 0) + 1
+    parts = []
+    chosen = next((variant for variant in results["variants"] if variant["chosen"]), None)
+    if chosen and results["verdict"]["status"] != PASS and chosen["verdict"] == PASS:
+        parts.append(f"The chosen variant, {chosen['name']}, passed every check.")
+    if outcomes:
+        total = sum(outcomes.values())
+        parts.append(
+            f"{plural(total, 'conversion')} gave no model: "
+            + ", ".join(f"{count} {word}" for word, count in outcomes.items())
+            + "."
+        )
+    counts = results["verdict"]["counts"]
+    if counts[NOT_CHECKED] and results["verdict"]["status"] != NOT_CHECKED:
+        parts.append(f"{plural(counts[NOT_CHECKED], 'variant')} not checked.")
+    untimed = sum(bool(variant["latency"].get("error")) for variant in results["variants"])
+    if untimed:
+        parts.append(f"{plural(untimed, 'variant')} could not be timed.")
+    return " ".join(parts)
+
+
+def conversion_words(conversion: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and word for a conversion that gave no model; a crash names its signal."""
+    kind, word = CONVERSIONS.get(conversion["status"], ("none", conversion["status"]))
+    return kind, f"{word} ({conversion['signal']})" if conversion["signal"] else word
+
+
+def metric_change(metric: Mapping[str, Any], *, interval: bool = False) -> str:
+    """What a variant loses or wins of a task metric: `−0.12 points`, `1.3 % worse`; with its interval if asked for."""
+    drop = as_number(metric.get("drop"))
+    if drop is None:
+        return ""
+    text = _change(drop, metric)
+    low, high = as_number(metric.get("low")), as_number(metric.get("high"))
+    if interval and low is not None and high is not None:
+        confidence = as_number(metric.get("confidence"))
+        share = f"{numbers.percent(confidence, 0)} " if confidence else ""
+        text += f", {share}interval {_change(high, metric)} to {_change(low, metric)}"
+    return text
+
+
+def _change(drop: float, metric: Mapping[str, Any]) -> str:
+    if metric.get("relative"):
+        if round(drop * 100, 2) == 0:
+            return f"±0{SPACE}%"
+        return f"{numbers.percent(abs(drop), 2)} {'worse' if drop > 0 else 'better'}"
+    change = -drop if metric.get("higher_is_better", True) else drop
+    return numbers.metric_change(change, str(metric.get("unit") or ""))
+
+
+def speed(comparison: Mapping[str, Any]) -> str:
+    """A latency comparison: `1.84× faster`, `1.20× slower`, `no difference shown`; "" where there is none."""
+    verdict, ratio = comparison.get("verdict"), as_number(comparison.get("ratio"))
+    if verdict not in ("faster", "slower") or not ratio or ratio <= 0:
+        return str(verdict or "")
+    return f"{numbers.times(1 / ratio if verdict == 'faster' else ratio)} {verdict}"
+
+
+def speed_interval(comparison: Mapping[str, Any]) -> str:
+    """The interval of a latency ratio: `ratio 0.54 (0.52 to 0.57)`."""
+    ratio, low, high = (as_number(comparison.get(key)) for key in ("ratio", "low", "high"))
+    if ratio is None:
+        return ""
+    ends = f" ({_ratio(low)} to {_ratio(high)})" if low is not None and high is not None else ""
+    return f"ratio {_ratio(ratio)}{ends}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
