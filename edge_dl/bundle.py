@@ -153,8 +153,9 @@ class Bundle:
         """Class names in output order; empty when the model has none."""
         if self.manifest.labels is None:
             return ()
-        text = member_path(self.folder, self.manifest.labels).read_text(encoding="utf-8")
-        return tuple(text.splitlines())
+        text = member_path(self.folder, self.manifest.labels).read_bytes().decode("utf-8")
+        # Not splitlines: a label may hold other characters that count as line ends, such as U+2028.
+        return tuple(text.split("\n")[:-1])
 
     def golden(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Golden inputs and outputs by name, each with the sample axis first and no batch axis."""
@@ -306,9 +307,15 @@ def _integer(value: Any, name: str, *, low: int | None = None) -> int:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _field_error(name, f"{value!r} instead of a finite number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # An integer of hundreds of digits.
+        number = math.inf
+    if not math.isfinite(number):
+        raise _field_error(name, "a number that is not finite")
+    return number
 
 
 def _shape(value: Any, name: str) -> tuple[int, ...]:
@@ -361,11 +368,12 @@ def _signature(value: Any) -> Signature:
         outputs=tuple(_tensor(item, "signature.outputs") for item in _list(fields.get("outputs"), "signature.outputs")),
         states=tuple(_state(item, "signature.states") for item in _list(fields.get("states", []), "signature.states")),
     )
-    for kind, names in (
-        ("inputs", [spec.name for spec in signature.inputs] + [state.input for state in signature.states]),
-        ("outputs", [spec.name for spec in signature.outputs] + [state.output for state in signature.states]),
+    for kind, specs, names in (
+        ("inputs", signature.inputs, [state.input for state in signature.states]),
+        ("outputs", signature.outputs, [state.output for state in signature.states]),
     ):
-        if not names or len(set(names)) != len(names):
+        names += [spec.name for spec in specs]
+        if not specs or len(set(names)) != len(names):
             raise _field_error(f"signature.{kind}", f"{names} instead of one or more different names")
     return signature
 

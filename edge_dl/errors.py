@@ -7,6 +7,7 @@ Every error that edge-dl raises on purpose is an `EdgeError`. Its `exit_code` is
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 
 class EdgeError(Exception):
@@ -33,6 +34,14 @@ class EdgeError(Exception):
         if self.todo:
             parts.append(self.todo)
         return " ".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default passes `args` to __init__, which takes keywords: errors must survive the way from a child process.
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(cls: type[EdgeError], fields: dict[str, Any]) -> EdgeError:
+    return cls(fields.pop("rule"), **fields)
 
 
 class UsageError(EdgeError):

@@ -65,6 +65,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError("The file must exist.", received=str(path)) from None
+    except OSError as error:
+        raise UsageError("The file must be readable.", received=f"{path} ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UsageError("The file must be valid UTF-8 JSON.", received=f"{path} ({error})") from None
 
@@ -85,7 +87,7 @@ def member_path(folder: str | Path, name: str) -> Path:
         UsageError: `name` is absolute, holds `..`, or leads out of the folder through a link.
     """
     folder = Path(folder)
-    if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+    if not isinstance(name, str) or not name or "\0" in name or "\\" in name or not _is_encodable(name):
         raise UsageError("A member's name must be a plain relative path.", received=repr(name))
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(folder.resolve()):
@@ -97,13 +99,29 @@ def member_path(folder: str | Path, name: str) -> Path:
     return path
 
 
+def _is_encodable(name: str) -> bool:
+    """Whether file systems can hold the name: text (no lone surrogates) of at most 255 bytes a part."""
+    try:
+        return all(len(part.encode("utf-8")) <= 255 for part in name.split("/"))
+    except UnicodeEncodeError:
+        return False
+
+
 def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Save named arrays to a compressed .npz, atomically. Object arrays are refused."""
+    plain = {}
     for name, array in arrays.items():
-        if np.asarray(array).dtype == object:
+        try:
+            plain[name] = np.asarray(array)
+        except ValueError as error:
+            raise UsageError("Arrays must not be ragged.", received=f"array {name!r} ({error})") from None
+        if plain[name].dtype.hasobject:
             raise UsageError("Arrays must hold numbers or text, not Python objects.", received=f"array {name!r}")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        # Not np.savez_compressed: it has no place for arrays named like its own arguments ("file").
+        for name, array in plain.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -114,12 +132,19 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UsageError("The file must be an .npz archive of named arrays.", received=f"{path} (a single .npy)")
+        with archive:
+            loaded = {name: archive[name] for name in archive.files}
+        for name, array in loaded.items():
+            if not isinstance(array, np.ndarray):  # NumPy gives other members as bytes.
                 raise UsageError(
-                    "The file must be an .npz archive of named arrays.", received=f"{path} (a single .npy)"
+                    "The file must be an .npz archive of named arrays.", received=f"{path} (with a member {name!r})"
                 )
-            return {name: archive[name] for name in archive.files}
+        return loaded
+    except UsageError:
+        raise
     except FileNotFoundError:
         raise UsageError("The file must exist.", received=str(path)) from None
     except ValueError as error:
@@ -130,6 +155,6 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
                 todo="Save numbers or fixed-width text, for example np.savez(file, x=x.astype('float32')).",
             ) from None
         raise UsageError("The file must be an .npz archive of named arrays.", received=f"{path} ({error})") from None
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, NotImplementedError, MemoryError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen kinds for damaged bytes.
         reason = f"{type(error).__name__}: {error}"
         raise UsageError("The file must be a whole .npz archive.", received=f"{path} ({reason})") from None

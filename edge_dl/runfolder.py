@@ -90,7 +90,13 @@ class RunFolder:
                 f"A run folder holds {RECORD}.", received=str(path), todo="Name a folder that `edge-dl run` wrote."
             )
         record = read_json(path / RECORD)
-        if not isinstance(record, dict) or record.get("format") != 1 or not isinstance(record.get("stages"), dict):
+        if (
+            not isinstance(record, dict)
+            or record.get("format") != 1
+            or not isinstance(record.get("recipe", {}), dict)
+            or not isinstance(record.get("stages"), dict)
+            or not all(isinstance(entry, dict) for entry in record["stages"].values())
+        ):
             raise UsageError("run.json must be a run record of format 1.", received=str(path / RECORD))
         return cls(path, record)
 

@@ -71,4 +71,6 @@ class VariantSpec:
         if len(parts) == 1:
             return cls(Lowering.NONE, Quantization(parts[0]), integer_io)
         lowering, quantization = parts
+        if lowering == Lowering.NONE.value:
+            raise ValueError(f"{name!r} names what is not lowered; write {quantization!r}")
         return cls(Lowering(lowering), Quantization(quantization), integer_io)

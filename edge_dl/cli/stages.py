@@ -22,7 +22,8 @@ from edge_dl.errors import StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
 from edge_dl.progress import Progress
 from edge_dl.recipe import Recipe, from_json, to_json
-from edge_dl.runfolder import RunFolder
+from edge_dl.runfolder import RunFolder, digest
+from edge_dl.variants import Quantization
 
 GRACE = 20.0  # seconds a child gets to save its state after Ctrl-C
 
@@ -88,17 +89,16 @@ def run_export(folder: RunFolder, progress: Progress, *, force: bool = False) ->
     inputs = _export_inputs(folder, recipe)
 
     def work() -> None:
-        from edge_dl import converters
+        from edge_dl.converters import run_export as export
 
         own = own_model(folder) or {}
-        converters.run_export(
+        export(
             model_path(folder),
             folder.path,
             recipe.conversion,
-            task=recipe.task,
-            seed=recipe.training.seed,
             custom=tuple(own.get("custom", ())),
             unsafe=bool(own.get("unsafe")),
+            seed=recipe.training.seed,
             progress=progress,
         )
 
@@ -111,18 +111,21 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
     inputs = _convert_inputs(folder, recipe)
 
     def work() -> None:
-        from edge_dl import converters
+        from edge_dl.checks.limits import limits_for
+        from edge_dl.converters import run_conversion
 
-        outcomes = converters.run_conversion(
+        dataset = _dataset(folder)
+        outcomes = run_conversion(
             folder.path,
             recipe.conversion,
             name=recipe.name,
-            task=recipe.task,
-            checks=recipe.checks,
-            progress=progress,
+            task=recipe.task.value,
+            labels=_labels(dataset),
+            limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
             force=force,
+            progress=progress,
         )
-        if not any(outcome.status == "converted" for outcome in outcomes):
+        if not any(outcome.ok for outcome in outcomes):
             reasons = "; ".join(dict.fromkeys(f"{outcome.variant}: {outcome.message}" for outcome in outcomes))
             raise StageError("At least one variant must be converted.", stage="convert", received=reasons)
 
@@ -172,25 +175,38 @@ def _stage(
 
 
 def _same(entry: dict[str, Any], inputs: Any) -> bool:
-    from edge_dl.runfolder import digest
-
     return entry.get("digest") == digest(inputs)
 
 
 def _dataset(folder: RunFolder) -> dict[str, Any]:
     path = folder.path / "data" / "dataset.json"
     if not path.is_file():
-        raise UsageError("The data stage comes first.", received=f"{folder.path} without data/dataset.json",
-                         todo="Run `edge-dl run` or `edge-dl train` on it.")  # fmt: skip
+        raise UsageError(
+            "The data stage comes first.",
+            received=f"{folder.path} without data/dataset.json",
+            todo="Run `edge-dl run` or `edge-dl train` on it.",
+        )
     value: dict[str, Any] = read_json(path)
     return value
+
+
+def _labels(dataset: dict[str, Any]) -> tuple[str, ...]:
+    """Class names, or a language model's vocabulary, as the lines of labels.txt."""
+    if not dataset.get("vocabulary"):
+        return tuple(dataset.get("labels", ()))
+    from edge_dl.runtime.generation import Vocabulary
+
+    return Vocabulary(tuple(dataset["vocabulary"])).to_labels()
 
 
 def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
     path = model_path(folder)
     if not path.exists():
-        raise UsageError("A model must be trained before it is exported.", received=f"{folder.path} without {path.name}",
-                         todo=f"Run `edge-dl train {folder.path}` first.")  # fmt: skip
+        raise UsageError(
+            "A model must be trained before it is exported.",
+            received=f"{folder.path} without {path.name}",
+            todo=f"Run `edge-dl train {folder.path}` first.",
+        )
     conversion = recipe.conversion
     return {
         "model": _fingerprint(str(path)),

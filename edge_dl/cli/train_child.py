@@ -23,6 +23,7 @@ def main(argument: str) -> int:
     from edge_dl.runfolder import RunFolder
 
     folder = RunFolder.open(argument)
+    _log_native_output(folder.path / "train.log")
     try:
         training.train(recipe_of(folder), data.read(folder.path / "data"), folder.path, progress=ConsoleProgress())
     except KeyboardInterrupt:
@@ -32,6 +33,18 @@ def main(argument: str) -> int:
         write_atomic(Path(os.environ["EDGE_DL_ERROR_FILE"]), json.dumps(value))
         return error.exit_code
     return 0
+
+
+def _log_native_output(path: Path) -> None:
+    """Send what native code writes to stderr to a log; Python's own stderr stays what it was.
+
+    TensorFlow writes its start-up notes past Python, in the middle of our bars.
+    """
+    terminal = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1)
 
 
 if __name__ == "__main__":

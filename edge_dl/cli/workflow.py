@@ -13,6 +13,7 @@ from edge_dl.cli import stages
 from edge_dl.cli.console import ConsoleProgress, print_json, print_table
 from edge_dl.cli.source import Kind, Source, resolve
 from edge_dl.errors import UsageError
+from edge_dl.files import load_npz, read_json
 from edge_dl.progress import Progress
 from edge_dl.recipe import DataConfig, Recipe, Task, apply_overrides, flatten, to_json
 from edge_dl.runfolder import STAGES, RunFolder
@@ -105,8 +106,6 @@ def _guess_task(data: str) -> Task:
     """Tell the task from the targets in an .npz: whole numbers are classes, one a sample or one a step."""
     import numpy as np
 
-    from edge_dl.files import load_npz
-
     if not data.endswith(".npz"):
         return Task.CLASSIFICATION
     for name, array in load_npz(data).items():
@@ -179,7 +178,6 @@ def tell(folder: RunFolder, stage: str, *, json: bool) -> None:
 
 
 def _show_outcomes(folder: RunFolder, *, json: bool) -> None:
-    from edge_dl.files import read_json
 
     outcomes = [read_json(path) for path in sorted((folder.path / "variants").glob("*.json"))]
     if json:
@@ -196,19 +194,33 @@ def _show_outcomes(folder: RunFolder, *, json: bool) -> None:
 def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
     """Write the report, print the table of variants, and exit with the run's verdict."""
     paths = stages.run_report(folder, progress)
-    from edge_dl.files import read_json
-    from edge_dl.report import summary_table
-
-    results = read_json(folder.path / "results.json")
+    results = read_json(paths.results)
     if json:
         print_json(results)
     else:
-        columns, rows = summary_table(results)
-        print_table(columns, rows)
-        print(f"\n{results['verdict']['summary']}\n{paths.html}")
-    code = results["verdict"]["exit_code"]
-    if code:
-        raise typer.Exit(code)
+        _show_variants(results)
+        print(f"\n{results['verdict']['status']}: {paths.html}")
+    if results["verdict"]["status"] == "fail":
+        raise typer.Exit(1)
+
+
+def _show_variants(results: Mapping[str, Any]) -> None:
+    from edge_dl.report import numbers
+
+    rows = []
+    for variant in results["variants"]:
+        metric, latency = variant["metric"], variant["latency"].get("p50_ms")
+        rows.append(
+            [
+                ("> " if variant["chosen"] else "  ") + variant["name"],
+                variant["verdict"],
+                numbers.size(variant["bytes"]),
+                f"{metric['name']} {metric['value']:.4f}" if metric.get("value") is not None else "",
+                "" if latency is None else numbers.duration(latency / 1e3),
+                variant["conversion"]["message"],
+            ]
+        )
+    print_table(["variant", "parity", "size", "on the test split", "p50", "why not made"], rows)
 
 
 def verify(what: str, *, reference: Path | None, data: Path | None, runtime: str, force: bool, json: bool) -> None:
@@ -219,7 +231,6 @@ def verify(what: str, *, reference: Path | None, data: Path | None, runtime: str
     if source.kind is Kind.RUN:
         with RunFolder.open(source.path) as folder:
             stages.run_verify(folder, progress, force=force)
-            from edge_dl.files import read_json
 
             reports = [read_json(path) for path in sorted((folder.path / "checks").glob("*.json"))]
         _show_parity(reports, json=json)
@@ -262,14 +273,13 @@ def bench(what: str, *, against: str, threads: int, runtime: str, force: bool, j
     if source.kind is Kind.RUN:
         with RunFolder.open(source.path) as folder:
             stages.run_bench(folder, progress, force=force)
-            from edge_dl.files import read_json
 
             reports = {
                 path.stem: read_json(path)
                 for path in sorted((folder.path / "bench").glob("*.json"))
                 if path.stem not in ("comparisons", "selection")
             }
-            comparisons = read_json(folder.path / "bench" / "comparisons.json")
+            comparisons = read_json(folder.path / "bench" / "comparisons.json")["comparisons"]
     else:
         from edge_dl.checks import latency
 
@@ -317,9 +327,8 @@ def generate(bundle: Path, prompt: str, *, length: int, temperature: float, top_
     from edge_dl.runtime import generation, open_session
 
     session = open_session(bundle)
+    sampling = generation.Sampling(temperature=temperature, top_k=top_k, seed=seed)
     print(prompt, end="", flush=True)
-    for piece in generation.generate_text(
-        session, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
-    ):
+    for piece in generation.generate_text(session, prompt, length, sampling):
         print(piece, end="", flush=True)
     print()

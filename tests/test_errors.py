@@ -1,0 +1,41 @@
+"""Errors name the rule, what was received and what to do, and survive the way from a child process."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError, signal_name
+
+
+def test_the_message_holds_every_part() -> None:
+    error = UsageError("Epochs must be a whole number.", received="'three'", todo="Write 3.")
+    assert str(error) == "Epochs must be a whole number. Received: 'three'. Write 3."
+    assert str(UsageError("A rule.")) == "A rule."
+
+
+@pytest.mark.parametrize(("kind", "code"), [(EdgeError, 3), (UsageError, 2), (RefusedError, 2)])
+def test_exit_codes(kind: type[EdgeError], code: int) -> None:
+    assert kind("A rule.").exit_code == code
+    assert StageError("A rule.", stage="convert").exit_code == 3
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_errors_are_pickled_whole(rule: str, received: str, todo: str, variant: str) -> None:
+    error = StageError(rule, stage="convert", variant=variant, received=received, todo=todo)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is StageError
+    assert vars(again) == vars(error)
+    assert str(again) == str(error)
+    usage = pickle.loads(pickle.dumps(UsageError(rule, received=received, todo=todo)))
+    assert (usage.rule, usage.received, usage.todo) == (rule, received, todo)
+
+
+def test_signals_have_names() -> None:
+    assert signal_name(-signal.SIGSEGV) == "SIGSEGV"
+    assert signal_name(-250) == "signal 250"
+    assert signal_name(0) == signal_name(3) == ""
