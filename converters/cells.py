@@ -1,10 +1,10 @@
 """Recurrent cells written with few operators a step.
 
 A Keras cell computes, at every step, a matrix product of the input, one of the state, and a handful of element-wise
-operators. Here the product of the input is taken once for all steps (`project`), and what remains (`step`) is written so
-that the interpreter runs few operators: inside XNNPACK an operator costs some 25 ns on a desktop processor however small
-it is, which is most of a step of a small cell. Only exact rewritings are used, such as tanh(x) = 2 sigmoid(2 x) - 1 with
-the factors folded into the weights, where a factor of two loses no bit.
+operators. Here the product of the input is taken once for all steps (`project`), and what remains (`step`) is written
+so that the interpreter runs few operators: inside XNNPACK an operator costs some 25 ns on a desktop processor however
+small it is, which is most of a step of a small cell. Only exact rewritings are used, such as tanh(x) = 2 sigmoid(2 x) -
+1 with the factors folded into the weights, where a factor of two loses no bit.
 
 Equations: LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), GRU (Cho et al. 2014;
 `reset_after` as in cuDNN), and the simple recurrent network of Elman (1990), with the order of weights that Keras uses.
@@ -22,8 +22,8 @@ import numpy as np
 class CellGraph(ABC):
     """One cell's computation as TensorFlow operators over constants.
 
-    States have the cell's own form between `encode` and `decode`: one that is scaled costs nothing at the ends and saves
-    an operator a step. Zero stays zero in every form. The first state is always the cell's output.
+    States have the cell's own form between `encode` and `decode`: one that is scaled costs nothing at the ends and
+    saves an operator a step. Zero stays zero in every form. The first state is always the cell's output.
 
     Attributes:
         units: size of the output and of every state.
@@ -52,7 +52,7 @@ class CellGraph(ABC):
 
     @abstractmethod
     def step(self, weights: Sequence[Any], projected: Sequence[Any], states: Sequence[Any]) -> tuple[Any, ...]:
-        """The next states, from one step of the projected input, each (batch, n), and the states, each (batch, units)."""
+        """The next states, from one step of the projected input, each (batch, n), and states, each (batch, units)."""
 
     def encode(self, states: Sequence[Any]) -> tuple[Any, ...]:
         """Keras' states in the cell's own form."""
@@ -72,12 +72,15 @@ class SimpleRNNGraph(CellGraph):
     """h' = activation(x W + b + h R)."""
 
     def project(self, sequence: Any) -> tuple[Any, ...]:
+        """See `CellGraph.project`."""
         return (dense(sequence, self.kernel, self.bias),)
 
     def weights(self) -> tuple[np.ndarray, ...]:
+        """See `CellGraph.weights`."""
         return (self.recurrent,)
 
     def step(self, weights: Sequence[Any], projected: Sequence[Any], states: Sequence[Any]) -> tuple[Any, ...]:
+        """See `CellGraph.step`."""
         return (self.activation(_product(states[0], weights[0]) + projected[0]),)
 
 
@@ -91,12 +94,15 @@ class LSTMGraph(CellGraph):
         self.recurrent_activation = _activation(cell.recurrent_activation)
 
     def project(self, sequence: Any) -> tuple[Any, ...]:
+        """See `CellGraph.project`."""
         return (dense(sequence, self.kernel, self.bias),)
 
     def weights(self) -> tuple[np.ndarray, ...]:
+        """See `CellGraph.weights`."""
         return (self.recurrent,)
 
     def step(self, weights: Sequence[Any], projected: Sequence[Any], states: Sequence[Any]) -> tuple[Any, ...]:
+        """See `CellGraph.step`."""
         import tensorflow as tf
 
         hidden, carry = states
@@ -114,13 +120,16 @@ class SigmoidLSTMGraph(LSTMGraph):
     """
 
     def project(self, sequence: Any) -> tuple[Any, ...]:
+        """See `CellGraph.project`."""
         bias = None if self.bias is None else self._scaled(self.bias)
         return (dense(sequence, self._scaled(self.kernel), bias),)
 
     def weights(self) -> tuple[np.ndarray, ...]:
+        """See `CellGraph.weights`."""
         return (self._scaled(self.recurrent),)
 
     def step(self, weights: Sequence[Any], projected: Sequence[Any], states: Sequence[Any]) -> tuple[Any, ...]:
+        """See `CellGraph.step`."""
         import tensorflow as tf
 
         hidden, carry = states
@@ -130,9 +139,11 @@ class SigmoidLSTMGraph(LSTMGraph):
         return o * tf.tanh(carry * 2.0), carry
 
     def encode(self, states: Sequence[Any]) -> tuple[Any, ...]:
+        """Half the carry."""
         return states[0], states[1] * 0.5
 
     def decode(self, states: Sequence[Any]) -> tuple[Any, ...]:
+        """The whole carry."""
         return states[0], states[1] * 2.0
 
     def _scaled(self, array: np.ndarray) -> np.ndarray:
@@ -152,6 +163,7 @@ class GRUGraph(CellGraph):
         self.reset_after = bool(cell.reset_after)
 
     def project(self, sequence: Any) -> tuple[Any, ...]:
+        """See `CellGraph.project`."""
         border = 2 * self.units
         gates = candidate = None
         if self.bias is not None:
@@ -164,6 +176,7 @@ class GRUGraph(CellGraph):
         )
 
     def weights(self) -> tuple[np.ndarray, ...]:
+        """See `CellGraph.weights`."""
         border = 2 * self.units
         arrays = (self.recurrent[:, :border], self.recurrent[:, border:])
         if self.bias is not None and self.reset_after:
@@ -171,15 +184,13 @@ class GRUGraph(CellGraph):
         return arrays
 
     def step(self, weights: Sequence[Any], projected: Sequence[Any], states: Sequence[Any]) -> tuple[Any, ...]:
+        """See `CellGraph.step`."""
         import tensorflow as tf
 
         hidden = states[0]
         gates = self.recurrent_activation(_product(hidden, weights[0]) + projected[0])
         z, r = tf.split(gates, 2, axis=-1)
-        if self.reset_after:
-            recurrent = r * _product(hidden, *weights[1:])
-        else:
-            recurrent = _product(r * hidden, weights[1])
+        recurrent = r * _product(hidden, *weights[1:]) if self.reset_after else _product(r * hidden, weights[1])
         candidate = self.activation(recurrent + projected[1])
         return (candidate + z * (hidden - candidate),)
 
@@ -236,8 +247,11 @@ def _product(inputs: Any, kernel: Any, bias: Any = None) -> Any:
 
 def _array(variable: Any) -> np.ndarray:
     import keras
+    import tensorflow as tf
 
-    return np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
+    # Layers are often met while a graph is traced, where a variable has no value.
+    with tf.init_scope():
+        return np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
 
 
 def _activation(function: Any) -> Any:

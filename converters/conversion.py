@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from edge_dl.bundle import MANIFEST, Limits, TensorSpec
 from edge_dl.converters import calibration as calibrations
-from edge_dl.converters.isolation import Job, JobResult, JobStatus, run_jobs, termination_as_interrupt
+from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
@@ -142,6 +143,7 @@ def run_export(
     calibration: str = "data",
     seed: int = 0,
     progress: Progress = SILENT,
+    isolation: Isolation | None = None,
 ) -> Plan:
     """Write export/: one SavedModel a lowering, the reference answers, golden samples and calibration samples.
 
@@ -158,6 +160,7 @@ def run_export(
         calibration: "data" (the training split) or "random" (made up: for a look at size and speed only).
         seed: chooses calibration and golden samples.
         progress: told how far it is.
+        isolation: the worker process to use; None: one of its own.
 
     Raises:
         UsageError: model, data or names are wrong.
@@ -174,14 +177,20 @@ def run_export(
     splits = _find_splits(run / "data" if data is None else data, required=data is not None)
     shared = {"source": str(source), "custom": list(custom), "unsafe": unsafe}
     logs = folder / "log"
-    with termination_as_interrupt():
+    with termination_as_interrupt(), _worker(isolation) as worker:
         with progress.step("Reading the model") as step:
-            facts = _one(Job("model", f"{_JOBS}:describe", shared, logs / "model.log", config.time_limit, "export"))
+            asked = {
+                **shared,
+                "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
+                "split": str(splits.get("train") or splits.get("test") or ""),
+            }
+            facts = _one(
+                worker, Job("model", f"{_JOBS}:describe", asked, logs / "model.log", config.time_limit, "export")
+            )
             step.advance(1)
         lowerings, left_out = resolve_lowerings(wanted, facts)
         for name, reason in left_out.items():
             progress.say(f"{name} is left out: {reason}")
-        shapes = _free_shapes(facts["inputs"], splits.get("train") or splits.get("test")) | dict(input_shapes or {})
         for lowering in Lowering:
             shutil.rmtree(folder / lowering.value, ignore_errors=True)
         for name in (PLAN, REFERENCE, CALIBRATION, GOLDEN):
@@ -195,7 +204,7 @@ def run_export(
                     "folder": str(folder / lowering.value),
                     "lowering": lowering.value,
                     "batch": config.batch,
-                    "input_shapes": shapes,
+                    "input_shapes": facts["shapes"],
                 },
                 logs / f"{lowering.value}.log",
                 config.time_limit,
@@ -214,7 +223,7 @@ def run_export(
         jobs.append(
             Job("reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export")
         )
-        results = run_jobs(jobs, progress=progress, description="Exporting")
+        results = worker.run(jobs, progress=progress, description="Exporting")
     for result in results:
         _raise_unless_done(result)
     golden = load_npz(folder / GOLDEN)
@@ -240,6 +249,7 @@ def run_conversion(
     options: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    isolation: Isolation | None = None,
 ) -> list[Outcome]:
     """Make every variant of a run folder's exports: variants/<variant>/ with variants/<variant>.json.
 
@@ -256,6 +266,7 @@ def run_conversion(
         options: fields of `quantization.QuantizationOptions`.
         force: make everything again.
         progress: told how far it is.
+        isolation: the worker process to use; None: one of its own.
 
     Raises:
         UsageError: there is no export.
@@ -323,8 +334,8 @@ def run_conversion(
         if result.status is not JobStatus.DONE:
             progress.say(f"{spec.name}: {result.message}")
 
-    with termination_as_interrupt():
-        run_jobs([job for _, _, job in jobs], on_result=receive, progress=progress, description="Converting")
+    with termination_as_interrupt(), _worker(isolation) as worker:
+        worker.run([job for _, _, job in jobs], on_result=receive, progress=progress, description="Converting")
     return [outcomes[spec.name] for spec in specs]
 
 
@@ -379,10 +390,20 @@ def convert(
         x = {key if key.startswith("x/") else f"x/{key}": value for key, value in arrays.items() if key[:2] != "y/"}
         for split in ("train", "test"):
             save_npz(folder / f"{split}.npz", x)
-    run_export(
-        model, out, config, data=folder, custom=custom, unsafe=unsafe, input_shapes=input_shapes, progress=progress
-    )
-    return run_conversion(out, config, name=Path(model).stem, task=task, labels=labels, progress=progress)
+    with Isolation() as isolation:
+        run_export(
+            model,
+            out,
+            config,
+            data=folder,
+            custom=custom,
+            unsafe=unsafe,
+            input_shapes=input_shapes,
+            progress=progress,
+            isolation=isolation,
+        )
+        name = Path(model).stem
+        return run_conversion(out, config, name=name, task=task, labels=labels, progress=progress, isolation=isolation)
 
 
 def read_plan(run: Path) -> Plan:
@@ -480,17 +501,6 @@ def _find_splits(folder: Path, *, required: bool) -> dict[str, Path]:
     return found
 
 
-def _free_shapes(inputs: Sequence[Mapping[str, Any]], split: Path | None) -> dict[str, list[int]]:
-    """Shapes without the sample axis, out of a split, for the inputs that leave an axis free."""
-    if split is None or all(None not in item["shape"] for item in inputs):
-        return {}
-    arrays = load_npz(split)
-    shapes = {name[2:]: list(array.shape[1:]) for name, array in arrays.items() if name.startswith("x/")}
-    if len(inputs) == 1 and len(shapes) == 1:
-        shapes = {inputs[0]["name"]: next(iter(shapes.values()))}
-    return {item["name"]: shapes[item["name"]] for item in inputs if None in item["shape"] and item["name"] in shapes}
-
-
 def _write_calibration(
     path: Path, inputs: Sequence[TensorSpec], train: Path | None, kind: str, count: int, seed: int
 ) -> None:
@@ -507,8 +517,13 @@ def _write_calibration(
     calibrations.save(calibrations.from_split(x, y, count=count, seed=seed), path)
 
 
-def _one(job: Job) -> Any:
-    result = run_jobs([job])[0]
+def _worker(isolation: Isolation | None) -> contextlib.AbstractContextManager[Isolation]:
+    """The given worker, left open for who gave it; or one for the block."""
+    return Isolation() if isolation is None else contextlib.nullcontext(isolation)
+
+
+def _one(worker: Isolation, job: Job) -> Any:
+    result = worker.run([job])[0]
     _raise_unless_done(result)
     return result.value
 
@@ -566,7 +581,10 @@ def _outcome(spec: VariantSpec, key: str, result: JobResult) -> Outcome:
 
 def _store(folder: Path, outcome: Outcome) -> None:
     if not outcome.ok:
-        # A bundle of an earlier attempt would pass for this one.
+        spec = VariantSpec.parse(outcome.variant)
+        if _up_to_date(folder, spec, outcome.digest) is not None:
+            return  # Made from the same things before: this attempt, forced, takes nothing away.
+        # A bundle of other settings would pass for this one.
         shutil.rmtree(folder / outcome.variant, ignore_errors=True)
     try:
         write_json(folder / f"{outcome.variant}.json", outcome.to_json())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.bundle import SequenceSpec, Signature, StateSpec, TensorSpec
+from edge_dl.converters.signature import Inputs, describe_inputs, name_outputs, output_names, unique_names
 from edge_dl.errors import EdgeError, StageError, UsageError
 from edge_dl.files import read_json, write_json
 from edge_dl.variants import Lowering
@@ -18,6 +18,11 @@ SAVED_MODEL = "saved_model"
 RECORD = "export.json"
 PREDICT = "predict"
 STEP = "step"
+
+__all__ = [
+    "Export", "LayerRecord", "describe_inputs", "export", "name_outputs", "read_export", "require_tensorflow",
+    "save_signature", "trace_signature", "unique_names",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,142 +141,76 @@ def export(
         RefusedError: the lowering cannot carry a layer; see `find_refusals`.
         StageError: TensorFlow could not trace or save the model.
     """
+    from edge_dl.converters.layers import find_recurrent
+    from edge_dl.converters.refusals import find_refusals, watch_calls
+
+    require_tensorflow()
+    inputs = describe_inputs(model, batch=batch, input_shapes=input_shapes)
+    for refusal in find_refusals(model, lowering, input_shapes=input_shapes):
+        raise refusal.error(lowering)
+    states: tuple[StateSpec, ...] = ()
+    sequence = None
+    if lowering is Lowering.STEP:
+        from edge_dl.converters.stepping import trace_step
+
+        traced = trace_step(model, inputs, watch_calls(model, inputs))
+        concrete, specs, outputs, states = traced.concrete, traced.inputs, traced.outputs, traced.states
+        sequence, notes = traced.sequence, traced.notes
+    else:
+        concrete, notes = _trace_whole(model, inputs, lowering)
+        specs = inputs.specs
+        outputs = tuple(_output_spec(name, value) for name, value in concrete.structured_outputs.items())
+    ours = [spec.name for spec in outputs]
+    record = Export(
+        folder=Path(folder),
+        lowering=lowering,
+        batch=batch,
+        signature=Signature(STEP if sequence else PREDICT, specs, outputs, states),
+        sequence=sequence,
+        keras_inputs=inputs.keras_names,
+        keras_outputs=dict(zip(ours, output_names(model) or ours, strict=True)),
+        layers=tuple(LayerRecord(item.path, item.kind, notes.get(item.path, "")) for item in find_recurrent(model)),
+        made_by=versions(),
+    )
+    save_signature(concrete, record)
+    return record
+
+
+def require_tensorflow() -> None:
+    """Check that Keras runs on TensorFlow, which alone can trace for TFLite.
+
+    Raises:
+        UsageError: Keras was imported with another backend.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            "A model is exported by Keras' TensorFlow backend, whatever backend it was trained on.",
+            received=f"KERAS_BACKEND={keras.backend.backend()}",
+            todo="Set KERAS_BACKEND=tensorflow, load the .keras file and export it.",
+        )
+
+
+def _trace_whole(model: Any, inputs: Inputs, lowering: Lowering) -> tuple[Any, dict[str, str]]:
     import tensorflow as tf
 
-    from edge_dl.converters.layers import find_recurrent
-    from edge_dl.converters.lowering import find_refusals, lowered
-
-    folder = Path(folder)
-    inputs = describe_inputs(model, batch=batch, input_shapes=input_shapes)
-    for refusal in find_refusals(model, lowering):
-        raise refusal.error(lowering)
+    from edge_dl.converters.lowering import lowered
 
     def predict(**tensors: Any) -> dict[str, Any]:
         outputs = model(inputs.pack(tensors), training=False)
         return {name: tf.identity(value) for name, value in name_outputs(model, outputs).items()}
 
-    with lowered(model, lowering):
-        concrete = _trace(predict, inputs.specs)
-    outputs = tuple(_output_spec(name, value) for name, value in concrete.structured_outputs.items())
-    layers = tuple(LayerRecord(item.path, item.kind) for item in find_recurrent(model))
-    record = Export(
-        folder=folder,
-        lowering=lowering,
-        batch=batch,
-        signature=Signature(PREDICT, inputs.specs, outputs),
-        keras_inputs=inputs.keras_names,
-        keras_outputs=dict(zip((spec.name for spec in outputs), output_names(model), strict=False)),
-        layers=layers,
-        made_by=_versions(),
-    )
-    _save(concrete, record)
-    return record
+    with lowered(model, lowering) as notes:
+        return trace_signature(predict, inputs.specs), notes
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A model's inputs by our names.
-
-    Attributes:
-        specs: name, static shape and type of each, in the model's order.
-        keras_names: our name -> Keras' name.
-        pack: turns tensors by our names into the structure that the model is called with.
-    """
-
-    specs: tuple[TensorSpec, ...]
-    keras_names: Mapping[str, str]
-    pack: Callable[[Mapping[str, Any]], Any]
-
-
-def describe_inputs(model: Any, *, batch: int = 1, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Inputs:
-    """Names, static shapes and types of a Keras model's inputs.
+def trace_signature(function: Callable[..., dict[str, Any]], specs: Sequence[TensorSpec]) -> Any:
+    """Trace a function of named tensors with static shapes.
 
     Raises:
-        UsageError: an axis is free and not given in `input_shapes`, a name there is unknown, or the model takes text.
+        StageError: TensorFlow could not.
     """
-    import keras
-
-    if batch < 1:
-        raise UsageError("The batch size must be at least 1.", received=str(batch))
-    tensors = keras.tree.flatten(model.inputs) if getattr(model, "inputs", None) else []
-    structure = getattr(getattr(model, "_functional", None) or model, "_inputs_struct", None)
-    keras_names = [tensor.name for tensor in tensors]
-    names = unique_names(keras_names)
-    given = dict(input_shapes or {})
-    specs = []
-    for name, keras_name, tensor in zip(names, keras_names, tensors, strict=True):
-        shape = tuple(tensor.shape[1:])
-        wanted = given.pop(name, given.pop(keras_name, None))
-        if wanted is not None:
-            wanted = tuple(int(size) for size in wanted)
-            if len(wanted) != len(shape) or any(
-                b not in (None, a) or a < 1 for a, b in zip(wanted, shape, strict=True)
-            ):
-                raise UsageError(
-                    f"The shape given for input {name!r} must fit the model.", received=f"{wanted} for {shape}"
-                )
-            shape = wanted
-        if None in shape:
-            raise UsageError(
-                "Every axis must have a fixed size on the device.",
-                received=f"input {name!r} of shape {tuple('?' if size is None else size for size in shape)}",
-                todo=f"Give the shape without the batch axis, for example --shape {name}="
-                + ",".join("50" if size is None else str(size) for size in shape)
-                + ".",
-            )
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if dtype == "string":
-            raise UsageError("A model on a device takes numbers.", received=f"input {name!r} of text")
-        specs.append(TensorSpec(name, (batch, *shape), dtype))
-    if given:
-        raise UsageError("The model has no such input.", received=", ".join(given), todo=f"Inputs: {', '.join(names)}.")
-
-    def pack(values: Mapping[str, Any]) -> Any:
-        flat = [values[name] for name in names]
-        return keras.tree.pack_sequence_as(structure, flat)
-
-    return Inputs(tuple(specs), dict(zip(names, keras_names, strict=True)), pack)
-
-
-def output_names(model: Any) -> list[str]:
-    """Keras' names of a model's outputs, in the order in which their structure is flattened."""
-    import keras
-
-    functional = getattr(model, "_functional", None) or model
-    structure = getattr(functional, "_outputs_struct", None)
-    if isinstance(structure, dict):
-        return [str(path[0]) for path, _ in keras.tree.flatten_with_path(structure)]
-    names = list(getattr(functional, "output_names", None) or [])
-    return names
-
-
-def name_outputs(model: Any, outputs: Any) -> dict[str, Any]:
-    """What a model returned, as a flat mapping by our output names."""
-    import keras
-
-    flat = keras.tree.flatten(outputs)
-    names = output_names(model)
-    if len(names) != len(flat):
-        names = ["output"] if len(flat) == 1 else [f"output_{index}" for index in range(len(flat))]
-    return dict(zip(unique_names(names), flat, strict=True))
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Names made of letters, digits and underscores, each once: "a b/c" -> "a_b_c", a second "x" -> "x_1"."""
-    result: list[str] = []
-    for name in names:
-        plain = re.sub(r"[^0-9A-Za-z_]", "_", name) or "tensor"
-        if not re.match(r"[A-Za-z]", plain):
-            plain = f"t{plain}"
-        candidate, number = plain, 0
-        while candidate in result:
-            number += 1
-            candidate = f"{plain}_{number}"
-        result.append(candidate)
-    return result
-
-
-def _trace(function: Callable[..., dict[str, Any]], specs: Sequence[TensorSpec]) -> Any:
     import tensorflow as tf
 
     # The model's Python is Keras' own business: autograph must not rewrite it.
@@ -302,7 +241,8 @@ def _output_spec(name: str, value: Any) -> TensorSpec:
     return TensorSpec(name, tuple(shape), value.dtype.name)
 
 
-def _save(concrete: Any, record: Export) -> None:
+def save_signature(concrete: Any, record: Export) -> None:
+    """Write a traced function as a SavedModel under the record's signature key, and the record beside it."""
     import tensorflow as tf
 
     folder = record.folder
@@ -317,7 +257,8 @@ def _save(concrete: Any, record: Export) -> None:
     write_json(folder / RECORD, record.to_json())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of what writes an export."""
     import keras
     import tensorflow as tf
 

@@ -93,54 +93,81 @@ class JobResult:
     log: tuple[str, ...] = field(default=())
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    on_result: Callable[[JobResult], None] | None = None,
-    on_note: Callable[[str, str], None] | None = None,
-    progress: Progress = SILENT,
-    description: str = "",
-) -> list[JobResult]:
-    """Run `jobs` one after the other in a worker; a worker that dies is replaced for the jobs that remain.
+class Isolation:
+    """A worker process that is kept between lists of jobs. Use it as a context manager: it ends the worker.
 
-    Ctrl-C, or any other exception here, kills the worker with everything it started. Results that `on_result` has
-    received by then are complete.
-
-    Args:
-        jobs: what to run, in this order.
-        on_result: called with each result as soon as it is there.
-        on_note: called with a job's name and a text whenever a job says how far it is (`worker.note`).
-        progress: told about each job.
-        description: the progress bar's text; empty: no bar.
-
-    Returns:
-        One result a job, in the same order.
+    A worker that dies is replaced for the jobs that remain. Ctrl-C, or any other exception here, kills the worker with
+    everything it started; results that `on_result` has received by then are complete.
     """
-    if len({job.name for job in jobs}) != len(jobs):
-        raise ValueError(f"Jobs must have different names. Received: {[job.name for job in jobs]}.")
-    results: list[JobResult] = []
-    bar = progress.step(description, float(len(jobs))) if description and jobs else SILENT.step("")
-    worker: _Worker | None = None
-    with bar as step:
+
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
+
+    def __enter__(self) -> Isolation:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        *,
+        on_result: Callable[[JobResult], None] | None = None,
+        on_note: Callable[[str, str], None] | None = None,
+        progress: Progress = SILENT,
+        description: str = "",
+    ) -> list[JobResult]:
+        """Run `jobs` one after the other.
+
+        Args:
+            jobs: what to run, in this order.
+            on_result: called with each result as soon as it is there.
+            on_note: called with a job's name and a text whenever a job says how far it is (`worker.note`).
+            progress: told about each job.
+            description: the progress bar's text; empty: no bar.
+
+        Returns:
+            One result a job, in the same order.
+        """
+        if len({job.name for job in jobs}) != len(jobs):
+            raise ValueError(f"Jobs must have different names. Received: {[job.name for job in jobs]}.")
+        results: list[JobResult] = []
+        bar = progress.step(description, float(len(jobs))) if description and jobs else SILENT.step("")
         try:
-            for job in jobs:
-                step.advance(0, job.name)
-                if worker is None:
-                    worker = _Worker(job.log)
-                result = worker.run(job, on_note)
-                if result.status in (JobStatus.CRASHED, JobStatus.TIMED_OUT):
-                    worker.kill()
-                    worker = None
-                if result.status is JobStatus.DONE:
-                    job.log.unlink(missing_ok=True)
-                results.append(result)
-                if on_result is not None:
-                    on_result(result)
-                step.advance(1, job.name)
-        finally:
-            if worker is not None:
-                worker.kill()
-    return results
+            with bar as step:
+                for job in jobs:
+                    step.advance(0, job.name)
+                    result = self._run_one(job, on_note)
+                    results.append(result)
+                    if on_result is not None:
+                        on_result(result)
+                    step.advance(1, job.name)
+        except BaseException:
+            self._end()
+            raise
+        return results
+
+    def _run_one(self, job: Job, on_note: Callable[[str, str], None] | None) -> JobResult:
+        if self._worker is None:
+            self._worker = _Worker(job.log)
+        result = self._worker.run(job, on_note)
+        if result.status in (JobStatus.CRASHED, JobStatus.TIMED_OUT):
+            self._end()
+        if result.status is JobStatus.DONE:
+            job.log.unlink(missing_ok=True)
+        return result
+
+
+def run_jobs(jobs: Sequence[Job], **listeners: Any) -> list[JobResult]:
+    """Run `jobs` in a worker of their own; arguments as for `Isolation.run`."""
+    with Isolation() as isolation:
+        return isolation.run(jobs, **listeners)
 
 
 class _Worker:

@@ -27,9 +27,25 @@ GOLDEN_SAMPLES = 16
 PREDICT_BATCH = 256
 
 
-def describe(source: str, custom: Sequence[str] = (), unsafe: bool = False) -> dict[str, Any]:
-    """What can be made of a model: its recurrent layers, and for every lowering what keeps it from it."""
-    return open_source(source, tuple(custom), unsafe).describe()
+def describe(
+    source: str,
+    custom: Sequence[str] = (),
+    unsafe: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    split: str = "",
+) -> dict[str, Any]:
+    """What can be made of a model; see `sources.Source.describe`.
+
+    Args:
+        source: the model.
+        custom: the user's classes as "module:name".
+        unsafe: whether Lambda layers may run.
+        input_shapes: shapes that the user gave, without the batch axis.
+        split: .npz of a split whose shapes fill free axes; empty: none.
+    """
+    arrays = load_npz(split) if split else {}
+    data = {name[2:]: array.shape[1:] for name, array in arrays.items() if name.startswith("x/")}
+    return open_source(source, tuple(custom), unsafe).describe(input_shapes or {}, data)
 
 
 def export_lowering(

@@ -257,12 +257,15 @@ def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, s
         )
 
 
-def _convert(export: Export, configure: Callable[[Any], None], *, allow_flex: bool) -> bytes:
+def _convert(
+    export: Export, configure: Callable[[Any], None], *, allow_flex: bool, per_channel_dense: bool = True
+) -> bytes:
     """Run TFLiteConverter on an export's SavedModel."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(export.saved_model), signature_keys=[export.signature.key])
     converter.exclude_conversion_metadata = True
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel_dense
     configure(converter)
     if allow_flex:
         operators = set(converter.target_spec.supported_ops) or {tf.lite.OpsSet.TFLITE_BUILTINS}
@@ -275,11 +278,13 @@ def _convert(export: Export, configure: Callable[[Any], None], *, allow_flex: bo
 
 def _conversion_error(error: Exception) -> StageError:
     text = str(error)
-    names = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)))
+    names = {*re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)}
+    for listed in re.findall(r"^(?:Custom|TF Select|Flex) ops: (.+)$", text, re.MULTILINE):
+        names |= {name.strip() for name in listed.split(",")}
     if names:
         places = re.findall(r"\"([^\"]+)@[^\"]*\"|\"([^\"]+/[^\"]+)\"", text)
         paths = sorted({(first or second) for first, second in places})
-        return _not_builtin(names, paths[:3])
+        return _not_builtin(sorted(names), paths[:3])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     important = [line for line in lines if "error" in line.lower()] or lines or [type(error).__name__]
     return StageError("TensorFlow's converter failed.", stage="convert", received=important[0][:500])
@@ -388,16 +393,15 @@ def _full_integer(
             converter.inference_input_type = converter.inference_output_type = tf.int16 if wide else tf.int8
 
     tool = f"TFLiteConverter {spec.quantization.value}"
+    choices = {"allow_flex": options.allow_flex, "per_channel_dense": options.per_channel_dense}
     try:
-        return _convert(export, lambda item: configure(item, strict), allow_flex=options.allow_flex), tool, []
+        return _convert(export, lambda item: configure(item, strict), **choices), tool, []
     except StageError as error:
         unsupported = re.search(r"not (?:yet )?supported for op:? '?(\w+)", error.received)
         if unsupported is None:
             raise
         # One operator without an integer kernel: it stays float between a DEQUANTIZE and a QUANTIZE.
-        content = _convert(
-            export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), allow_flex=options.allow_flex
-        )
+        content = _convert(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
         note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
         return content, tool, [note]
 

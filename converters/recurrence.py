@@ -79,6 +79,20 @@ def run_unrolled(graph: CellGraph, sequence: Any, states: Sequence[Any], mask: A
     return Result(tf.stack(outputs, axis=1) if collect else None, graph.decode(state), f"{steps} steps written out")
 
 
+def run_step(graph: CellGraph, sequence: Any, states: Sequence[Any], mask: Any) -> tuple[Result, tuple[Any, ...]]:
+    """One step, from states in the cell's own form; gives the next states in that form too.
+
+    Args:
+        graph: the cell.
+        sequence: (batch, 1, features).
+        states: in the form of `CellGraph.encode`.
+        mask: booleans (batch, 1), or None.
+    """
+    pieces = [[item[:, 0]] for item in _per_step(graph, sequence, mask)]
+    outputs, state = _run_steps(graph, pieces, states, mask is not None)
+    return Result(outputs[0][:, None], graph.decode(state), "one step a call"), tuple(state)
+
+
 def run_loop(graph: CellGraph, sequence: Any, states: Sequence[Any], mask: Any, collect: bool) -> Result:
     """A WHILE loop over blocks of steps, see `block_size`; arguments as for `run_unrolled`."""
     import tensorflow as tf
@@ -174,7 +188,7 @@ def _run_steps(graph: CellGraph, pieces: Sequence[Sequence[Any]], state: Sequenc
 
 
 def _write(collected: Any, block: Any, index: Any) -> Any:
-    """`collected`, (count, ...), with `block` at `index`: one DYNAMIC_UPDATE_SLICE, which TensorFlow has for XLA only."""
+    """`collected`, (count, ...), with `block` at `index`: a DYNAMIC_UPDATE_SLICE, which TensorFlow has for XLA only."""
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 

@@ -21,8 +21,17 @@ from edge_dl.variants import Lowering
 class Source(Protocol):
     """A model that can be described, exported and asked."""
 
-    def describe(self) -> dict[str, Any]:
-        """Kind, recurrent layers and, per lowering, refusals: see `conversion.Plan`."""
+    def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Kind, recurrent layers with their steps, lowerings with their refusals, and the shapes of free inputs.
+
+        Args:
+            shapes: input shapes as the user gave them, without the batch axis.
+            data: shapes of a split's inputs, taken for axes that are free and not given.
+
+        Returns:
+            "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
+            "reason", "todo"}]}, "shapes" {input: shape} to export with.
+        """
 
     def export(
         self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
@@ -78,27 +87,33 @@ class KerasSource:
         self.model = model
         self._inputs: Any = None
 
-    def describe(self) -> dict[str, Any]:
-        """Recurrent layers with their time steps, and refusals by lowering."""
+    def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Everything, from the layers."""
         from edge_dl.converters.layers import find_recurrent
-        from edge_dl.converters.lowering import allowed_lowerings, find_refusals
+        from edge_dl.converters.refusals import find_refusals, watch_calls
+        from edge_dl.converters.signature import describe_inputs
 
+        # Two sizes for free axes tell which inputs have one.
+        small, large = (describe_inputs(self.model, input_shapes=shapes, free_size=size).specs for size in (3, 5))
+        free = [spec.name for spec, other in zip(small, large, strict=True) if spec.shape != other.shape]
+        shapes = {**shapes, **fill_free([spec.name for spec in small], free, data)}
+        inputs = describe_inputs(self.model, input_shapes=shapes)
         layers = find_recurrent(self.model)
-        allowed = allowed_lowerings(self.model)
+        steps: dict[str, int] = {}
         refusals = {}
-        for lowering in (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP):
-            if not layers:
-                continue
-            found = find_refusals(self.model, lowering)
-            refusals[lowering.value] = [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
+        if layers:
+            for call in watch_calls(self.model, inputs):
+                steps[call.path] = steps.get(call.path, 0) + call.steps
+            for lowering in (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP):
+                found = find_refusals(self.model, lowering, input_shapes=shapes)
+                refusals[lowering.value] = [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
+        allowed = [name for name, found in refusals.items() if not found]
         return {
             "kind": "keras",
-            "layers": [{"path": item.path, "kind": item.kind, "steps": _steps(item.layer)} for item in layers],
-            "allowed": [lowering.value for lowering in allowed],
+            "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
+            "allowed": allowed if layers else [Lowering.NONE.value],
             "refusals": refusals,
-            "inputs": _free_inputs(
-                [item.name for item in self.model.inputs], [tuple(item.shape[1:]) for item in self.model.inputs]
-            ),
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
         }
 
     def export(
@@ -126,7 +141,8 @@ class KerasSource:
         """The Keras model's answers."""
         import tensorflow as tf
 
-        from edge_dl.converters.exporting import describe_inputs, name_outputs
+        from edge_dl.converters.lowering import as_reference
+        from edge_dl.converters.signature import describe_inputs, name_outputs
 
         if self._inputs is None:
             shapes = {name: array.shape[1:] for name, array in x.items()}
@@ -136,23 +152,16 @@ class KerasSource:
         def call(tensors: Mapping[str, Any]) -> dict[str, Any]:
             return name_outputs(self.model, self.model(inputs.pack(tensors), training=False))
 
-        outputs = call({name: tf.constant(array) for name, array in x.items()})
+        with as_reference(self.model):
+            outputs = call({name: tf.constant(array) for name, array in x.items()})
         return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def _free_inputs(names: Sequence[str], shapes: Sequence[Sequence[int | None]]) -> list[dict[str, Any]]:
-    """Our names of inputs with their shapes without the batch axis; None stands for a free axis."""
-    from edge_dl.converters.exporting import unique_names
-
-    return [{"name": name, "shape": list(shape)} for name, shape in zip(unique_names(names), shapes, strict=True)]
-
-
-def _steps(layer: Any) -> int:
-    """Time steps a recurrent layer runs over; 0 when they are not known."""
-    try:
-        return int(layer.input.shape[1] or 0)
-    except (AttributeError, ValueError, TypeError, IndexError):
-        return 0
+def fill_free(names: Sequence[str], free: Sequence[str], data: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Shapes for the inputs `free` out of a split's; a single input takes a single array, whatever it is called."""
+    if len(names) == 1 and len(data) == 1:
+        data = {names[0]: next(iter(data.values()))}
+    return {name: list(data[name]) for name in free if name in data}
 
 
 class SavedModelSource:
@@ -183,13 +192,14 @@ class SavedModelSource:
         self.key = "serving_default" if "serving_default" in signatures else next(iter(signatures))
         self._function = signatures[self.key]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """No layers: only `none` is possible."""
+        from edge_dl.converters.signature import unique_names
+
         _, keywords = self._function.structured_input_signature
-        inputs = _free_inputs(list(keywords), [tuple(spec.shape[1:]) for spec in keywords.values()])
-        return {
-            "kind": "saved_model", "layers": [], "allowed": [Lowering.NONE.value], "refusals": {}, "inputs": inputs,
-        }  # fmt: skip
+        names = unique_names(list(keywords))
+        free = [name for name, spec in zip(names, keywords.values(), strict=True) if None in spec.shape[1:]]
+        return _graph_only("saved_model", {**fill_free(names, free, data), **shapes})
 
     def export(
         self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
@@ -197,7 +207,7 @@ class SavedModelSource:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
 
-        from edge_dl.converters.exporting import Export, _save, _trace, unique_names
+        from edge_dl.converters.exporting import Export, save_signature, trace_signature, unique_names
 
         if lowering is not Lowering.NONE:
             raise no_layers("A SavedModel", lowering)
@@ -224,7 +234,7 @@ class SavedModelSource:
             outputs = self._function(**{key: tensors[name] for name, key in zip(names, theirs, strict=True)})
             return {results[key]: tf.identity(value) for key, value in outputs.items()}
 
-        concrete = _trace(predict, specs)
+        concrete = trace_signature(predict, specs)
         outputs = tuple(
             TensorSpec(name, tuple(value.shape), value.dtype.name)
             for name, value in concrete.structured_outputs.items()
@@ -238,7 +248,7 @@ class SavedModelSource:
             keras_outputs={name: key for key, name in results.items()},
             made_by={"tensorflow": tf.__version__},
         )
-        _save(concrete, record)
+        save_signature(concrete, record)
         return record.to_json()
 
     def whole_inputs(self, export: Path) -> tuple[TensorSpec, ...]:
@@ -251,7 +261,7 @@ class SavedModelSource:
         """The signature's answers."""
         import tensorflow as tf
 
-        from edge_dl.converters.exporting import unique_names
+        from edge_dl.converters.signature import unique_names
 
         _, keywords = self._function.structured_input_signature
         names = dict(zip(unique_names(list(keywords)), keywords, strict=True))
@@ -284,10 +294,9 @@ class TfliteSource:
                 "A .tflite must load in LiteRT.", received=f"{file} ({' '.join(str(error).split())[:300]})"
             ) from None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """No layers: only `none` is possible."""
-        inputs = _free_inputs([item.name for item in self._signature.inputs], [()] * len(self._signature.inputs))
-        return {"kind": "tflite", "layers": [], "allowed": [Lowering.NONE.value], "refusals": {}, "inputs": inputs}
+        return _graph_only("tflite", {})
 
     def export(
         self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
@@ -325,6 +334,16 @@ class TfliteSource:
         details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         inputs, outputs = ({item["name"]: int(item["index"]) for item in side} for side in details)
         return inputs, outputs
+
+
+def _graph_only(kind: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "layers": [],
+        "allowed": [Lowering.NONE.value],
+        "refusals": {},
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+    }
 
 
 def no_layers(what: str, lowering: Lowering) -> RefusedError:

@@ -95,7 +95,8 @@ class Limits:
     """Parity limits of a variant against the float32 Keras model; None means not checked.
 
     Attributes:
-        max_abs: largest absolute difference of any output element.
+        max_abs: largest absolute difference of any output element, in units of max(1, largest absolute value of the
+            reference's output): one limit serves softmax outputs and temperatures.
         min_cosine: smallest cosine similarity of an output over all samples.
         min_snr_db: smallest signal-to-noise ratio of an output over all samples, in decibels.
         min_top1: smallest share of samples with the same arg max (classification only).

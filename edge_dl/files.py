@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,28 @@ from typing import Any
 import numpy as np
 
 from edge_dl.errors import UsageError
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made or fetched again: $EDGE_DL_CACHE, or the platform's cache folder."""
+    if chosen := os.environ.get("EDGE_DL_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "edge-dl"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "edge-dl" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-dl"
+
+
+def config_folder() -> Path:
+    """Folder for what the user set up: $EDGE_DL_CONFIG, or the platform's configuration folder."""
+    if chosen := os.environ.get("EDGE_DL_CONFIG"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "edge-dl"
+    if os.name == "nt":
+        return Path(os.environ.get("APPDATA", str(Path.home() / "AppData" / "Roaming"))) / "edge-dl"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edge-dl"
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ def make_run(
     labels: tuple[str, ...] = tuple("0123456789"),
     variants: tuple[str, ...] = VARIANTS,
     synthetic: bool = False,
+    lowerings: tuple[str, ...] = ("while", "unroll", "fused", "step"),
 ) -> Path:
     """Write a run folder up to and including its checks; returns `run`."""
     recipe = Recipe(
@@ -67,7 +68,7 @@ def make_run(
         task=Task.CLASSIFICATION,
         data=DataConfig(source="digits"),
         model=ModelConfig(units=(64,)),
-        conversion=ConversionConfig(),
+        conversion=ConversionConfig(lowerings=lowerings),
     )
     x, y, scores = digits(labels)
     record = {

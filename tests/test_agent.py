@@ -569,6 +569,8 @@ def test_command_errors_are_json_too(tflite: Tflite, step_bundle: Callable[..., 
     error = run_agent(alone, "info", tmp_path / "none.tflite", code=2)
     assert error["exit_code"] == 2
     assert "none.tflite" in error["error"]["received"]
+    for wrong in ((), ("fly",), ("info",), ("info", "x", "--threads", "two"), ("info", "x", "--wings")):
+        assert run_agent(alone, *wrong, code=2)["error"]["rule"] == "The command line must be right."
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(tflite("conv-float32").read_bytes()[:1000])
     assert run_agent(alone, "info", cut, code=3)["error"]["todo"]

@@ -192,15 +192,16 @@ def small_files() -> Iterator[Callable[[int], None]]:
 def test_a_full_disk_loses_nothing_that_was_made(run: Path, small_files: Callable[[int], None]) -> None:
     config = ConversionConfig(quantizations=(FLOAT32,))
     before = read_bundle_of(run, config)
-    small_files(6000)
-    outcomes = run_conversion(run, config, name="another name")
+    small_files(2000)
+    outcomes = run_conversion(run, config, force=True)
     small_files(resource.RLIM_INFINITY)
     assert {outcome.status for outcome in outcomes} == {"failed"}
     assert "could not be written" in outcomes[0].message
     assert "Free some space" in outcomes[0].todo
-    # The bundle of the earlier settings is still whole.
+    # What was made before is still whole.
     assert read_bundle(before.folder).manifest == before.manifest
     assert not list((run / "variants").glob(".*"))
+    assert all(outcome.ok for outcome in read_outcomes(run))
 
 
 def read_bundle_of(run: Path, config: ConversionConfig) -> Any:

@@ -49,7 +49,7 @@ def test_answers_do_not_depend_on_the_number_of_processes(tflite: Tflite, name: 
     np.testing.assert_array_equal(answers["label"], open_session(tflite(name)).predict(data)["label"])
     assert progress.total == 601
     assert progress.done == 601
-    assert progress.reports > 1
+    assert progress.reports > 1 or processes > 1  # Children may be done before anybody asks them.
 
 
 def test_several_inputs_and_outputs_in_children(tflite: Tflite) -> None:

@@ -71,6 +71,31 @@ def test_overall_verdict(variants: tuple[str, ...], status: str, tmp_path: Path)
     assert results["verdict"]["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("lowerings", "status", "held"),
+    [
+        (("while", "unroll", "step"), "fail", {"while-dynamic", "step-dynamic", "unroll-int8"}),
+        (("auto",), "fail", {"while-dynamic", "unroll-int8"}),
+    ],
+    ids=["named", "auto"],
+)
+def test_auto_holds_what_it_chose(lowerings: tuple[str, ...], status: str, held: set[str], tmp_path: Path) -> None:
+    names = ("while-dynamic", "step-dynamic", "unroll-int8")
+    verdict = collect(make_run(tmp_path / "r", variants=names, lowerings=lowerings))["verdict"]
+    # Nothing of int8 passes, so nothing of it was chosen: all that there is of it is held.
+    assert set(verdict["held"]) == held
+    assert verdict["status"] == status
+
+
+def test_a_try_that_was_not_chosen_decides_nothing(tmp_path: Path) -> None:
+    names = ("while-dynamic", "step-dynamic")
+    named = collect(make_run(tmp_path / "named", variants=names))["verdict"]
+    auto = collect(make_run(tmp_path / "auto", variants=names, lowerings=("auto",)))["verdict"]
+    assert named["status"] == "not-enough-samples"
+    assert auto["status"] == "pass"
+    assert {failure["held"] for failure in auto["failures"]} == {False}
+
+
 def test_a_variant_carries_what_each_stage_wrote(results: dict[str, Any], run: Path) -> None:
     found = variant(results, "unroll-dynamic")
     report = read_json(run / "checks/unroll-dynamic.json")
@@ -200,7 +225,7 @@ def test_any_field_may_hold_anything(data: st.DataObject, small: Path) -> None:
 
 def test_a_real_model_is_inspected(tmp_path: Path, tflite: Callable[[str], Path]) -> None:
     run = make_run(tmp_path / "r", variants=("while-float32",))
-    (run / "variants/while-float32/model.tflite").write_bytes(tflite("conv").read_bytes())
+    (run / "variants/while-float32/model.tflite").write_bytes(tflite("conv-float32").read_bytes())
     inspection = variant(collect(run), "while-float32")["inspection"]
     assert any(operator["name"] == "CONV_2D" for operator in inspection["operators"])
     assert "tensors" not in inspection

@@ -86,5 +86,5 @@ def test_nothing_asked_for_is_no_augmentation() -> None:
 
 
 def test_rotation_needs_three_axis_sensors() -> None:
-    with pytest.raises(UsageError, match="groups of three.*4 features"):
+    with pytest.raises(UsageError, match=r"groups of three.*4 features"):
         Augmentation(TrainingConfig(rotation=0.1), dataset(features=4))

@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     assert good.epoch == 2
     # The same training, two epochs later and on broken numbers: NaN cannot reach the checkpoint.
     data.train.x["sequence"][:] = np.nan
-    with pytest.raises(StageError, match="loss must stay a finite number.*epoch 3.*learning_rate") as caught:
+    with pytest.raises(StageError, match=r"loss must stay a finite number.*epoch 3.*learning_rate") as caught:
         train(small(training__epochs="4", training__schedule="constant"), data, tmp_path)
     assert caught.value.exit_code == 3
     kept = checkpoint.load(tmp_path / "train" / "checkpoint")
@@ -254,7 +254,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full_disk)
-    with pytest.raises(StageError, match="There must be room.*No space left"):
+    with pytest.raises(StageError, match=r"There must be room.*No space left"):
         train(small(), training_run.dataset(), tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_a_process_keeps_its_backend() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(UsageError, match="training.backend must be one of tensorflow, jax, torch.*theano"):
+    with pytest.raises(UsageError, match=r"training.backend must be one of tensorflow, jax, torch.*theano"):
         select_backend("theano")
 
 

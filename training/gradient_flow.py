@@ -63,7 +63,8 @@ def input_gradients(
 
     def total_loss(shift: Mapping[str, Any]) -> Any:
         shifted = {name: x if name in embeddings else x + shift[name] for name, x in inputs.items()}
-        with contextlib.ExitStack() as stack:
+        # Layers with recurrent dropout draw seeds also when they drop nothing: what they draw must not stay.
+        with keras.StatelessScope(), contextlib.ExitStack() as stack:
             for name, layer in embeddings.items():
                 stack.enter_context(_shifted(layer, shift[name]))
             answer = model(shifted, training=False)

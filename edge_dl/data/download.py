@@ -6,7 +6,6 @@ import contextlib
 import errno
 import http.client
 import os
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.errors import EdgeError, StageError
-from edge_dl.files import member_path, read_json, sha256_file, write_json
+from edge_dl.files import cache_folder, member_path, read_json, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress, Step
 
 RETRIES = 4
@@ -42,17 +41,6 @@ class Remote:
     sha256: str | None = None
     bytes: int | None = None
     unknown: str = ""
-
-
-def cache_folder() -> Path:
-    """Folder for downloads: $EDGE_DL_CACHE, or the platform's cache folder."""
-    if chosen := os.environ.get("EDGE_DL_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edge-dl"
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "edge-dl" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-dl"
 
 
 def fetch(

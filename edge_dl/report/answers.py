@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
-from edge_dl.report.numbers import as_number
+from edge_dl.report.numbers import SPACE, as_number
 from edge_dl.report.samples import Samples
 from edge_dl.report.words import plural
 
@@ -83,7 +83,10 @@ def _changed(
             ("truth", _name(item, "target", labels)),
             ("Keras", _name(item, "reference", labels)),
             (variant, _name(item, "variant", labels)),
-            ("sample", f"row {item.get('index')}" + (f", step {item['step']}" if item.get("step") is not None else "")),
+            (
+                "sample",
+                f"row{SPACE}{item.get('index')}" + (f", step {item['step']}" if item.get("step") is not None else ""),
+            ),
         ]
         examples.append(
             {
@@ -99,7 +102,10 @@ def _changed(
 def _worst(answers: Mapping[str, Any], samples: Samples) -> dict[str, Any]:
     examples = []
     for item in answers["worst"][:WORST]:
-        pairs = [("largest difference", numbers.plain(item.get("max_abs"))), ("sample", f"row {item.get('index')}")]
+        pairs = [
+            ("largest difference", numbers.plain(item.get("max_abs"))),
+            ("sample", f"row{SPACE}{item.get('index')}"),
+        ]
         drawing = samples.forecast(item.get("index"), item.get("output"))
         if drawing:
             pairs.append(("drawn", "truth (solid), Keras model (dashed)"))

@@ -73,7 +73,7 @@ def gradient_flow(flow: Mapping[str, Any]) -> Chart | None:
     curves: dict[str, list[float]] = {}
     for name, values in (flow.get("curves") or {}).items():
         # Zero has no logarithm: a gradient that vanished entirely leaves a gap, and the text says so.
-        y = [value if (value := _or_nan(item)) > 0 else math.nan for item in values]
+        y = [value if (value := _or_nan(item)) > 0 else math.nan for item in values or []]
         if len(y) == len(steps) and any(map(math.isfinite, y)):
             curves[str(name)] = y
     if not curves or None in steps:
@@ -84,7 +84,8 @@ def gradient_flow(flow: Mapping[str, Any]) -> Chart | None:
             style, colour = STYLES[number % len(STYLES)], SERIES[(number + 1) % len(SERIES)]
             axes.plot(steps, y, style, color=colour, label=plain_label(name))  # type: ignore[arg-type]
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
+        known = [value for y in curves.values() for value in y if math.isfinite(value)]
+        _logarithmic(axes.yaxis, min(known), max(known))
         axes.set_xlabel("time step t")
         axes.set_ylabel("‖∂loss/∂x(t)‖")
         axes.legend(loc="best")
@@ -130,8 +131,8 @@ def trade_off(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Ch
         logarithmic = max(x for _, x, _ in points) > 6 * min(x for _, x, _ in points)
         if logarithmic:
             axes.set_xscale("log")
-            _plain_ticks(axes.xaxis, subs=(1, 2, 5))
-        axes.margins(0.12, 0.18)
+            _logarithmic(axes.xaxis, min(x for _, x, _ in points), max(x for _, x, _ in points))
+        axes.margins(0.16, 0.18)
         _name_points(axes, points)
         axes.set_xlabel("latency p50, µs" + (" (logarithmic)" if logarithmic else ""))
         axes.set_ylabel(plain_label(word) + (", %" if unit == "share" else f", {unit}" if unit else ""))
@@ -198,7 +199,9 @@ def losses(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart
     percent = unit == "share" or bool(rows[0]["metric"].get("relative"))
     factor = 100.0 if percent else 1.0
     limits = {value for variant in rows if (value := as_number(variant["metric"].get("max_drop"))) is not None}
-    with figure(height=1.5 + 0.3 * len(rows)) as drawing:
+    with figure(height=1.5 + 0.27 * len(rows)) as drawing:
+        from matplotlib.ticker import MaxNLocator
+
         axes = drawing.add_subplot()
         axes.axvline(0, color=MUTED, linewidth=1.2)
         if len(limits) == 1:
@@ -217,10 +220,11 @@ def losses(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(7))
         words = "points" if unit == "share" else "% of the reference's" if percent else unit
         axes.set_xlabel(f"loss, {words}" if words else "loss")
         if len(limits) == 1:
-            axes.legend(loc="best")
+            drawing.legend(loc="outside upper right")
         title = f"Loss of {plain_label(word)} against the Keras model, with intervals"
         return to_chart(drawing, "losses", title, "; ".join(texts) + ".")
 
@@ -229,12 +233,19 @@ def _loss(value: Any, percent: bool) -> str:
     return numbers.metric_change(value, "share") if percent else numbers.metric_change(value)
 
 
-def _plain_ticks(axis: Any, subs: Sequence[int] = (1,)) -> None:
-    """Label a logarithmic axis with plain numbers: its own labels are formulas, which are switched off."""
+def _logarithmic(axis: Any, low: float, high: float) -> None:
+    """Label a logarithmic axis with plain numbers: its own labels are formulas, which are switched off.
+
+    Args:
+        axis: the axis, already logarithmic.
+        low: smallest value on it.
+        high: largest value on it.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power(value) if subs == (1,) else f"{value:g}"))
+    wide = high > 300 * low
+    axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power(value) if wide else numbers.plain(value)))
     axis.set_minor_formatter(NullFormatter())
 
 

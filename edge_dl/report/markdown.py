@@ -32,7 +32,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         lines += ["", "### Checks that did not pass", ""]
         for failure in failures[:_FAILURES]:
             sign = _SIGNS["fail" if failure["verdict"] == FAIL else "warn"]
-            lines.append(f"- {sign} **{escape(failure['variant'])}**: {escape(failure['message'])}")
+            tried = "" if failure["held"] else " (tried, not chosen)"
+            lines.append(f"- {sign} **{escape(failure['variant'])}**{tried}: {escape(failure['message'])}")
         if len(failures) > _FAILURES:
             lines.append(f"- and {len(failures) - _FAILURES} more, in report.html")
     unmade = [variant for variant in results["variants"] if variant["verdict"] == NOT_MADE]

@@ -104,7 +104,7 @@ def collect(run: str | Path) -> dict[str, Any]:
         "name": str(recipe.get("name") or run.resolve().name),
         "summary": str(recipe.get("summary") or ""),
         "task": str(recipe.get("task") or mapping(data).get("task") or ""),
-        "verdict": _verdict(variants),
+        "verdict": _verdict(variants, _held(variants, selection, recipe)),
         "chosen": chosen,
         "baseline": baseline["name"] if baseline else None,
         "variants": variants,
@@ -126,19 +126,37 @@ def collect(run: str | Path) -> dict[str, Any]:
     }
 
 
-def _verdict(variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fail when a check of any variant failed, not enough samples when one is undecided, pass when all passed.
+def _held(
+    variants: Sequence[Mapping[str, Any]], selection: Mapping[str, Any] | None, recipe: Mapping[str, Any]
+) -> list[str]:
+    """Names of the variants that the run's verdict holds.
+
+    Every variant that was made; where the lowering was left to `auto`, of each quantization only the one that was
+    chosen: the others were tries. A quantization of which none could be chosen is held with all that it has.
+    """
+    made = [variant for variant in variants if variant["verdict"] != NOT_MADE]
+    lowerings = mapping(recipe.get("conversion")).get("lowerings")
+    chosen = mapping(mapping(selection).get("by_quantization"))
+    if not isinstance(lowerings, list) or "auto" not in lowerings or not chosen:
+        return [variant["name"] for variant in made]
+    return [
+        variant["name"] for variant in made if chosen.get(variant["quantization"], variant["name"]) == variant["name"]
+    ]
+
+
+def _verdict(variants: Sequence[Mapping[str, Any]], held: Sequence[str]) -> dict[str, Any]:
+    """Fail when a check of a held variant failed, not enough samples when one is undecided, pass when all passed.
 
     A conversion that was refused or crashed is no failed check: nothing was made that could be wrong. It is counted.
     """
-    counts = {
-        kind: sum(variant["verdict"] == kind for variant in variants)
-        for kind in (PASS, FAIL, NOT_ENOUGH, NOT_CHECKED, NOT_MADE)
-    }
-    status = next((kind for kind in (FAIL, NOT_ENOUGH, PASS) if counts[kind]), NOT_CHECKED)
+    kinds = (PASS, FAIL, NOT_ENOUGH, NOT_CHECKED, NOT_MADE)
+    counts = {kind: sum(variant["verdict"] == kind for variant in variants) for kind in kinds}
+    verdicts = [variant["verdict"] for variant in variants if variant["name"] in held]
+    status = next((kind for kind in (FAIL, NOT_ENOUGH, PASS) if kind in verdicts), NOT_CHECKED)
     failures = [
         {
             "variant": variant["name"],
+            "held": variant["name"] in held,
             "check": check.get("name"),
             "output": check.get("output") or "",
             "verdict": check.get("verdict"),
@@ -148,8 +166,8 @@ def _verdict(variants: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for check in variant["checks"]
         if check.get("verdict") in (FAIL, NOT_ENOUGH)
     ]
-    failures.sort(key=lambda failure: failure["verdict"] != FAIL)
-    return {"status": status, "counts": counts, "failures": failures}
+    failures.sort(key=lambda failure: (not failure["held"], failure["verdict"] != FAIL))
+    return {"status": status, "held": list(held), "counts": counts, "failures": failures}
 
 
 def _ratio(baseline: Mapping[str, Any] | None, variant: Mapping[str, Any]) -> float | None:

@@ -17,7 +17,13 @@ TENSOR = {"name": str, "input": str, "dtype": str, "shape": [float]}
 SPLIT = {"samples": float}
 
 RUN = {
-    "recipe": {"name": str, "summary": str, "task": str, "training": {"seed": float}},
+    "recipe": {
+        "name": str,
+        "summary": str,
+        "task": str,
+        "training": {"seed": float},
+        "conversion": {"lowerings": [str]},
+    },
     "command": [str],
     "versions": {"*": str},
     "git": str,

@@ -30,7 +30,8 @@ def variant_names(run: Path) -> list[str]:
     names |= {path.stem for path in run.glob("variants/*.json")}
     if not names:  # A user's own .tflite was checked, and nothing converted. Reports of removed variants do not count.
         names = {path.stem for folder in ("checks", "bench") for path in run.glob(f"{folder}/*.json")}
-    return sorted(names - {"comparisons", "selection"}, key=_order)
+    # A name with a dot in front is a variant or a file in the making.
+    return sorted((name for name in names - {"comparisons", "selection"} if name[0] != "."), key=_order)
 
 
 def variant_results(

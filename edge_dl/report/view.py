@@ -68,6 +68,8 @@ class View:
         self.tiles = _tiles(results, self.metric)
         self.variants_note = _variants_note(results)
         self.selection = _selection(results)
+        asked = mapping(mapping(results["recipe"]).get("conversion")).get("lowerings") or []
+        self.selection_title = "What auto tried" if "auto" in asked else "Which variant is fastest"
         self.unmade = [row for row in self.rows if not row["made"]] + [
             {"name": f"{name} (lowering)", "kind": "none", "word": "left out", "message": reason, "todo": "", "log": []}
             for name, reason in results["left_out"].items()
@@ -104,7 +106,7 @@ class View:
             "Details": bool(self.details),
             "Reproduce": True,
         }
-        titles = {"Unmade": "Not converted"}
+        titles = {"Unmade": "Not converted", "Auto": "Auto" if "auto" in self.selection_title else "Fastest"}
         return [(name.lower(), titles.get(name, name)) for name, there in present.items() if there]
 
     def _row(self, variant: Mapping[str, Any], place: int, classes: bool, baseline: str | None) -> dict[str, Any]:
@@ -233,6 +235,10 @@ def _variants_note(results: Mapping[str, Any]) -> str:
         where.append(plural(latency["threads"], "thread"))
     if where:
         parts.append(f"Latency: {', '.join(where)}.")
+    if any(variant["comparison"].get("ratio") for variant in results["variants"]):
+        parts.append(
+            "Speed is measured by calling two variants in turns, so it is surer than the ratio of two latencies."
+        )
     for name, values in results["forecast_baselines"].items():
         texts = [
             f"{key} {numbers.plain(value)}" for key, value in mapping(values).items() if as_number(value) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
@@ -35,13 +35,17 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     """The verdict of a run: its kind, one word, one sentence, and what else should be said at once."""
     verdict, counts = results["verdict"], results["verdict"]["counts"]
     kind, word = VERDICTS[verdict["status"]]
-    checked = counts[PASS] + counts[FAIL] + counts[NOT_ENOUGH]
+    held = [variant["verdict"] for variant in results["variants"] if variant["name"] in verdict["held"]]
+    checked = [item for item in held if item in (PASS, FAIL, NOT_ENOUGH)]
+    # With `auto`, one variant a quantization is taken; without, every one counts.
+    taken = "chosen" if _tried(results) else "checked"
     if verdict["status"] == FAIL:
-        text = f"{counts[FAIL]} of {plural(checked, 'checked variant')} failed; {_others(counts)}."
+        text = f"{checked.count(FAIL)} of {plural(len(checked), f'{taken} variant')} failed; {_others(checked)}."
     elif verdict["status"] == NOT_ENOUGH:
-        text = f"{counts[PASS]} of {plural(checked, 'checked variant')} passed; the others need more test samples."
+        passed = checked.count(PASS)
+        text = f"{passed} of {plural(len(checked), f'{taken} variant')} passed; the others need more test samples."
     elif verdict["status"] == PASS:
-        what = "The only checked variant" if checked == 1 else f"All {checked} checked variants"
+        what = f"The only {taken} variant" if len(checked) == 1 else f"All {len(checked)} {taken} variants"
         text = f"{what} passed every check."
     elif counts[NOT_CHECKED]:
         text = f"{plural(counts[NOT_CHECKED], 'variant')} converted, none checked yet."
@@ -53,9 +57,20 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     return {"kind": kind, "word": word, "text": text, "more": _also(results)}
 
 
-def _others(counts: Mapping[str, int]) -> str:
-    undecided = f", {counts[NOT_ENOUGH]} undecided for want of samples" if counts[NOT_ENOUGH] else ""
-    return f"{counts[PASS]} passed every check{undecided}"
+def _others(checked: Sequence[str]) -> str:
+    undecided = checked.count(NOT_ENOUGH)
+    more = f", {undecided} undecided for want of samples" if undecided else ""
+    return f"{checked.count(PASS)} passed every check{more}"
+
+
+def _tried(results: Mapping[str, Any]) -> list[str]:
+    """Verdicts of variants that were made and checked, and not taken because `auto` chose another lowering."""
+    held = results["verdict"]["held"]
+    return [
+        variant["verdict"]
+        for variant in results["variants"]
+        if variant["name"] not in held and variant["verdict"] not in (NOT_MADE, NOT_CHECKED)
+    ]
 
 
 def _also(results: Mapping[str, Any]) -> str:
@@ -68,6 +83,9 @@ def _also(results: Mapping[str, Any]) -> str:
     chosen = next((variant for variant in results["variants"] if variant["chosen"]), None)
     if chosen and results["verdict"]["status"] != PASS and chosen["verdict"] == PASS:
         parts.append(f"The chosen variant, {chosen['name']}, passed every check.")
+    if tried := _tried(results):
+        failed = f", {tried.count(FAIL)} of which failed" if FAIL in tried else ""
+        parts.append(f"{plural(len(tried), 'other variant')} tried{failed}.")
     if outcomes:
         total = sum(outcomes.values())
         parts.append(

@@ -73,10 +73,12 @@ def predict_all(
         session = open_session(bundle_or_model, **options)
         if processes == 1:
             return _predict_here(session, arrays, 0, count, step)[0]
+        began = time.perf_counter()
         first, done = _predict_here(session, arrays, 0, count, step, seconds=PROBE_SECONDS)
+        each = (time.perf_counter() - began) / done
         if done == count:
             return first
-        workers = _worth(count - done, PROBE_SECONDS / done, processors() // threads)
+        workers = _worth(count - done, each, processors() // threads)
         if workers == 1:
             rest = _predict_here(session, arrays, done, count, step)[0]
         else:
