@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_dl.errors import UsageError
 
-RETRAIN = "Save the model again with model.save('name.keras')."
+SAVE_AGAIN = "Save the model again with model.save('name.keras')."
 
 
 def load_model(path: str | Path, custom: Sequence[str] = (), unsafe: bool = False) -> Any:
@@ -50,10 +50,10 @@ def load_model(path: str | Path, custom: Sequence[str] = (), unsafe: bool = Fals
         raise UsageError(
             "A model must be a .keras file or an .h5 file that holds the architecture too.",
             received=f"{path}, which is neither",
-            todo=RETRAIN,
+            todo=SAVE_AGAIN,
         )
     if not unsafe:
-        lambdas = [name for kind, name in _classes(config) if kind == "Lambda"]
+        lambdas = [name for kind, name, _ in _classes(config) if kind == "Lambda"]
         if lambdas:
             raise UsageError(
                 "A Lambda layer runs code that the model file holds, so it is not loaded.",
@@ -61,7 +61,7 @@ def load_model(path: str | Path, custom: Sequence[str] = (), unsafe: bool = Fals
                 todo="Write it as a layer of your own and name it with --custom module:Class, or pass --unsafe if you "
                 "trust the file.",
             )
-    return _load(path, objects, unsafe)
+    return _load(path, objects, unsafe, {kind: module for kind, _, module in _classes(config)})
 
 
 def load_custom(item: str) -> tuple[str, Any]:
@@ -117,7 +117,7 @@ def _read_config(path: Path) -> Any:
         raise UsageError(
             "A .keras file must hold config.json.",
             received=f"{path} ({error})",
-            todo="It is cut off or not a Keras model. " + RETRAIN,
+            todo="It is cut off or not a Keras model. " + SAVE_AGAIN,
         ) from None
 
 
@@ -128,7 +128,7 @@ def _read_hdf5_config(path: Path) -> Any:
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
     except OSError as error:
-        raise UsageError("An .h5 file must be whole.", received=f"{path} ({error})", todo=RETRAIN) from None
+        raise UsageError("An .h5 file must be whole.", received=f"{path} ({error})", todo=SAVE_AGAIN) from None
     if text is None:
         raise UsageError(
             "An .h5 file must hold the architecture, not the weights alone.",
@@ -138,13 +138,13 @@ def _read_hdf5_config(path: Path) -> Any:
     return json.loads(text)
 
 
-def _classes(config: Any) -> Iterator[tuple[str, str]]:
-    """(class name, layer name) of every object in a Keras configuration."""
+def _classes(config: Any) -> Iterator[tuple[str, str, str]]:
+    """(class name, layer name, module) of every object in a Keras configuration."""
     if isinstance(config, dict):
         if isinstance(config.get("class_name"), str):
             inner = config.get("config")
             name = inner.get("name", "") if isinstance(inner, dict) else ""
-            yield config["class_name"], str(name)
+            yield config["class_name"], str(name), str(config.get("module") or "")
         for value in config.values():
             yield from _classes(value)
     elif isinstance(config, list):
@@ -152,7 +152,7 @@ def _classes(config: Any) -> Iterator[tuple[str, str]]:
             yield from _classes(value)
 
 
-def _load(path: Path, objects: dict[str, Any], unsafe: bool) -> Any:
+def _load(path: Path, objects: dict[str, Any], unsafe: bool, modules: dict[str, str]) -> Any:
     import keras
 
     from edge_dl import models
@@ -161,13 +161,13 @@ def _load(path: Path, objects: dict[str, Any], unsafe: bool) -> Any:
     try:
         model = keras.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Keras raises many types here, the user's own classes any.
-        raise _load_error(path, error, objects) from error
+        raise _load_error(path, error, objects, modules) from error
     if not isinstance(model, keras.Model):
         raise UsageError("The file must hold a Keras model.", received=f"{path}, which holds {type(model).__name__}")
     return model
 
 
-def _load_error(path: Path, error: Exception, objects: dict[str, Any]) -> UsageError:
+def _load_error(path: Path, error: Exception, objects: dict[str, Any], modules: dict[str, str]) -> UsageError:
     text = " ".join(str(error).split())
     for pattern in ("Could not locate class '", "Unknown layer: '", "Could not locate function '", "Unknown object: '"):
         if pattern in text:
@@ -175,12 +175,12 @@ def _load_error(path: Path, error: Exception, objects: dict[str, Any]) -> UsageE
             return UsageError(
                 "A class of your own must be named when the model is loaded.",
                 received=f"{path}, which needs {name}" + (f"; given: {', '.join(objects)}" if objects else ""),
-                todo=f"Add --custom module:{name}.",
+                todo=f"Add --custom {modules.get(name) or 'module'}:{name}.",
             )
     if len(text) > 400:
         text = text[:400] + " ..."
     return UsageError(
         "Keras must be able to load the model file.",
         received=f"{path} ({type(error).__name__}: {text})",
-        todo="It may be cut off, or made by another version. " + RETRAIN,
+        todo="It may be cut off, or made by another version. " + SAVE_AGAIN,
     )

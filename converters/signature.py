@@ -54,9 +54,14 @@ def describe_inputs(
     structure, found = _declared_inputs(model)
     names = unique_names([name for name, _, _ in found])
     given = dict(input_shapes or {})
+    unknown = [name for name in given if name not in names and name not in [item[0] for item in found]]
+    if unknown:
+        raise UsageError(
+            "The model has no such input.", received=", ".join(unknown), todo=f"Inputs: {', '.join(names)}."
+        )
     specs = []
     for name, (keras_name, shape, dtype) in zip(names, found, strict=True):
-        wanted = given.pop(name, given.pop(keras_name, None))
+        wanted = given.get(name, given.get(keras_name))
         if wanted is not None:
             shape = _fit(name, tuple(int(size) for size in wanted), shape)
         if free_size is not None:
@@ -66,8 +71,6 @@ def describe_inputs(
         if dtype not in DTYPES:
             raise UsageError("A model on a device takes numbers.", received=f"input {name!r} of type {dtype}")
         specs.append(TensorSpec(name, (batch, *(int(size or 0) for size in shape)), dtype))
-    if given:
-        raise UsageError("The model has no such input.", received=", ".join(given), todo=f"Inputs: {', '.join(names)}.")
 
     def pack(values: Mapping[str, Any]) -> Any:
         return keras.tree.pack_sequence_as(structure, [values[name] for name in names])

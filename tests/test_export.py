@@ -106,7 +106,8 @@ def test_step_model_of_a_stateful_layer_starts_afresh(tmp_path: Path) -> None:
     check_export(model, Lowering.STEP, {"sequence": random_floats(2, 5, 3)}, tmp_path)
     assert np.array_equal(kept, np.asarray(model.layers[0].states[0]))
     (refusal,) = find_refusals(model, Lowering.WHILE)
-    assert "stateful" in refusal.reason and "step" in refusal.todo
+    assert "stateful" in refusal.reason
+    assert "step" in refusal.todo
 
 
 def test_nested_and_own_layers_step_too(tmp_path: Path) -> None:
@@ -115,7 +116,8 @@ def test_nested_and_own_layers_step_too(tmp_path: Path) -> None:
     sequence = keras.Input((6, 3), name="sequence")
     model = scramble(keras.Model(sequence, layers.Dense(2, name="d")(inner(sequence)[:, -1])))
     record = check_export(model, Lowering.STEP, {"sequence": random_floats(1, 6, 3)}, tmp_path)
-    assert record.sequence is not None and record.sequence.outputs == {"d": "last"}
+    assert record.sequence is not None
+    assert record.sequence.outputs == {"d": "last"}
 
 
 def test_batch_and_free_time_axis(tmp_path: Path) -> None:
@@ -125,7 +127,8 @@ def test_batch_and_free_time_axis(tmp_path: Path) -> None:
     record = check_export(
         model, Lowering.WHILE, {"sequence": random_floats(4, 11, 3)}, tmp_path, input_shapes={"sequence": (11, 3)}
     )
-    assert record.signature.inputs[0].shape == (4, 11, 3) and record.batch == 4
+    assert record.signature.inputs[0].shape == (4, 11, 3)
+    assert record.batch == 4
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,8 @@ def test_model_without_recurrence_is_exported_as_it_is(tmp_path: Path) -> None:
     assert allowed_lowerings(model) == [Lowering.NONE]
     values = {"image": np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1)).astype("uint8")}
     record = check_export(model, Lowering.NONE, values, tmp_path)
-    assert record.signature.inputs[0].dtype == "uint8" and record.layers == ()
+    assert record.signature.inputs[0].dtype == "uint8"
+    assert record.layers == ()
     with pytest.raises(RefusedError, match="no recurrent layer"):
         export(model, tmp_path, Lowering.WHILE)
 
@@ -321,7 +325,8 @@ def test_export_replaces_what_was_there_and_damage_is_seen(tmp_path: Path) -> No
     model = sequential(layers.GRU(4))
     export(model, tmp_path, Lowering.WHILE)
     record = export(model, tmp_path, Lowering.UNROLL)
-    assert read_export(tmp_path) == record and record.lowering is Lowering.UNROLL
+    assert read_export(tmp_path) == record
+    assert record.lowering is Lowering.UNROLL
     answers = tflite_answers(record, {"sequence": random_floats(1, 7, 3)})
     expected = keras_answers(model, {"sequence": random_floats(1, 7, 3)})
     assert answers.keys() == expected.keys()

@@ -264,7 +264,7 @@ def test_own_cell_met_while_tracing_is_refused_by_name() -> None:
             return states[0] + 1, [states[0] + 1]
 
     model = sequential(layers.RNN(Counter(), name="counting"))
-    with pytest.raises(RefusedError, match="counting.*Counter"):
+    with pytest.raises(RefusedError, match=r"counting.*Counter"):
         traced_answers(model, Lowering.WHILE, {"sequence": random_floats(1, 7, 3)})
 
 

@@ -889,9 +889,8 @@ def verify(session: Session) -> dict[str, Any]:
         figures = _compare(got, want, manifest.get("task", ""))
         outputs[name] = figures
         # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
-        bounds = {figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")}
-        if "max_abs" in limits:
-            bounds["max_abs"] = limits["max_abs"] * max(1.0, float(np.abs(want).max()))
+        bounds = {"max_abs": limits["max_abs"] * max(1.0, float(np.abs(want).max()))} if "max_abs" in limits else {}
+        bounds.update({figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")})
         if bounds["top1"] is not None:
             # A share of a few samples is coarse: whole samples are counted.
             bounds["top1"] = 1 - math.ceil((1 - bounds["top1"]) * len(want)) / len(want)
