@@ -230,7 +230,7 @@ def trace_signature(function: Callable[..., dict[str, Any]], specs: Sequence[Ten
 
 
 def _output_spec(name: str, value: Any) -> TensorSpec:
-    shape = value.shape.as_list() if value.shape.rank is not None else [None]
+    shape: list[Any] = value.shape.as_list() if value.shape.rank is not None else [None]
     if None in shape:
         raise StageError(
             "Every output must have a static shape on the device.",

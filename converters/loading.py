@@ -96,7 +96,7 @@ def _folder_error(path: Path) -> UsageError:
         return UsageError(
             "A SavedModel holds operators, not Keras layers, so its recurrent layers cannot be lowered again.",
             received=str(path),
-            todo="Give the .keras file for lowerings, or convert the SavedModel as it is with --lowering none.",
+            todo="Give the .keras file for lowerings; the SavedModel itself converts as it is, with the lowering none.",
         )
     return UsageError(
         "A model must be a .keras file, an .h5 file or a SavedModel folder (with saved_model.pb).",

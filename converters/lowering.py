@@ -155,7 +155,7 @@ def run_layer(
     new_states: list[Any] = []
     notes = []
     outputs = sequence
-    last = None
+    last: Any = None
     for index, cell in enumerate(item.cells):
         graph = cell_graph(cell)
         if graph is None:

@@ -38,6 +38,8 @@ CLAIMED_TYPES = {
     Quantization.INT16X8: ("int8",),
     Quantization.INT4: ("int4",),
 }
+# Rows of dense weights that are shorter than this on average get one scale a matrix: see `scale_rows`.
+SHORT_ROW = 80
 FULL_INTEGER = (Quantization.INT8, Quantization.INT16X8)
 
 
@@ -47,14 +49,14 @@ class QuantizationOptions:
 
     Attributes:
         allow_flex: let operators through that are no TFLite builtins; the runtime must bring them.
-        per_channel_dense: one scale a row for dense weights. Better, but with float activations it needs
-            FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, which has one
-            scale a matrix.
+        per_channel_dense: one scale a row for dense weights, or one a matrix. With float activations, one a row needs
+            FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, one a matrix.
+            None: see `scale_rows`.
         force: try what is known to fail.
     """
 
     allow_flex: bool = False
-    per_channel_dense: bool = True
+    per_channel_dense: bool | None = None
     force: bool = False
 
 
@@ -107,6 +109,28 @@ def float_model(export: Export) -> Path:
         repairs.unclip_lstm(model)
         write_atomic(path, packing.pack(model))
     return path
+
+
+def scale_rows(content: bytes, quantization: Quantization, options: QuantizationOptions) -> bool:
+    """Whether dense weights get one scale a row rather than one a matrix.
+
+    A scale is 4 bytes (8 with a bias): with rows of 64 int8 weights, the tables are a tenth of the file. Measured on
+    two trained 64-unit layers run for 128 steps, one a row against one a matrix: dynamic, cosine to float32
+    .999998/.999982 (LSTM), .999999/.999997 (GRU), .9995/.9998 (SimpleRNN); int8 .9766/.9761, .9995/.9995, .9962/.9961.
+    The file is 8 to 13 % smaller, and loads in every runtime. int16x8 and int4 keep one a row: .999998/.9944 for the
+    LSTM in int16x8.
+
+    Args:
+        content: the float32 .tflite.
+        quantization: what it becomes.
+        options: may decide it.
+    """
+    if options.per_channel_dense is not None:
+        return options.per_channel_dense
+    if quantization not in (Quantization.DYNAMIC, Quantization.INT8):
+        return True
+    elements, rows = tensors.dense_rows(tensors.read(content))
+    return elements >= SHORT_ROW * rows
 
 
 def quantize(
@@ -180,6 +204,8 @@ def finish(
         if changed:
             notes.append(f"states rescaled at the model's edge: {', '.join(changed)}")
     repairs.correct_versions(model)
+    if export is not None:
+        repairs.name_edges(model)
     # Names are for people who look into a model, and they do that in float32. They are up to a tenth of a small file.
     data = packing.pack(model, keep_names=spec.quantization is Quantization.FLOAT32)
     if tool == AS_IT_IS:
@@ -356,13 +382,13 @@ def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) ->
 
     tool = quantizer.Quantizer(bytearray(_unique(content)))
     granularity = qtyping.QuantGranularity
-    chosen = granularity.CHANNELWISE if options.per_channel_dense else granularity.TENSORWISE
+    rows = scale_rows(content, Quantization.INT4 if bits == 4 else Quantization.DYNAMIC, options)
     tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
     if bits == 4:
         for operator in (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D):
             tool.add_dynamic_config(".*", operator, 4)
-    if not options.per_channel_dense:
-        tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, chosen)
+    if not rows:
+        tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, granularity.TENSORWISE)
     result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
     if bits == 8:
         model = tensors.read(result)
@@ -393,7 +419,8 @@ def _full_integer(
             converter.inference_input_type = converter.inference_output_type = tf.int16 if wide else tf.int8
 
     tool = f"TFLiteConverter {spec.quantization.value}"
-    choices = {"allow_flex": options.allow_flex, "per_channel_dense": options.per_channel_dense}
+    rows = scale_rows(float_model(export).read_bytes(), spec.quantization, options)
+    choices = {"allow_flex": options.allow_flex, "per_channel_dense": rows}
     try:
         return _convert(export, lambda item: configure(item, strict), **choices), tool, []
     except StageError as error:

@@ -18,7 +18,7 @@ _ANY_SIZE = 8
 # More cell steps than this, written out, make a graph that takes minutes to convert and is slower than a loop.
 MOST_UNROLLED_STEPS = 1024
 
-AS_KERAS = "Convert it as Keras writes it with --lowering none."
+AS_KERAS = "The lowering none converts it as Keras writes it."
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def find_refusals(
     if lowering is Lowering.NONE:
         return []
     if not found:
-        return [Refusal(model.name, "It has no recurrent layer.", "Convert it with --lowering none.")]
+        return [Refusal(model.name, "It has no recurrent layer.", "Convert it with the lowering none.")]
     refusals = [refusal for item in found for refusal in _by_class(item, lowering)]
     if refusals:
         return refusals
@@ -157,7 +157,7 @@ def _by_class(item: RecurrentLayer, lowering: Lowering) -> list[Refusal]:
     ]
     if own:
         reason = f"{kind} has its own {' and '.join(own)}, so what it computes is not known."
-        return [Refusal(item.path, reason, "Subclass a Keras layer without changing these, or use --lowering none.")]
+        return [Refusal(item.path, reason, f"Subclass a Keras layer without changing these. {AS_KERAS}")]
     refusals = []
     for cell in item.cells:
         if not is_known_cell(cell):

@@ -238,23 +238,32 @@ def unify_state_scales(model: Any, states: Sequence[Mapping[str, Any]], key: str
 def adopt_state_scales(model: Any, states: Sequence[Mapping[str, Any]], key: str) -> None:
     """Give a state's input the scale of its output where every reader of the input can take any scale.
 
-    Those are MUL (cell states) and FULLY_CONNECTED without a bias (recurrent kernels). Calibration sees nearly the same
-    range for both, so nothing is lost, and `unify_state_scales` has less to insert.
+    Those are MUL (cell states, gated hidden states) and FULLY_CONNECTED (recurrent kernels), whose bias then gets the
+    scale that goes with it. Calibration sees nearly the same range for both, so nothing is lost, and
+    `unify_state_scales` has less to insert.
     """
     definition = next(item for item in model.signatureDefs if text_of(item.signatureKey) == key)
     subgraph = model.subgraphs[definition.subgraphIndex]
+    adopted = False
     for state in states:
         source = next(item for item in definition.inputs if text_of(item.name) == state["input"])
         target = next(item for item in definition.outputs if text_of(item.name) == state["output"])
         tensor, result = subgraph.tensors[source.tensorIndex], subgraph.tensors[target.tensorIndex]
         readers = [item for item in subgraph.operators if int(source.tensorIndex) in [int(i) for i in item.inputs]]
-        if tensor.type == result.type and scale_of(result)[0] > 0 and all(_takes_any_scale(model, r) for r in readers):
+        known = all(_takes_any_scale(model, subgraph, item, int(source.tensorIndex)) for item in readers)
+        if tensor.type == result.type and scale_of(result)[0] > 0 and known:
             tensor.quantization = _quantization(*scale_of(result))
+            adopted = True
+    if adopted:
+        repair_biases(model)
 
 
-def _takes_any_scale(model: Any, operator: Any) -> bool:
+def _takes_any_scale(model: Any, subgraph: Any, operator: Any, index: int) -> bool:
     name = operator_name(model, operator.opcodeIndex)
-    return name == "MUL" or (name == "FULLY_CONNECTED" and (len(operator.inputs) < 3 or int(operator.inputs[2]) < 0))
+    if name != "FULLY_CONNECTED":
+        return name == "MUL"
+    bias = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
+    return int(operator.inputs[0]) == index and (bias < 0 or is_constant(model, subgraph.tensors[bias]))
 
 
 def repair_biases(model: Any) -> int:
@@ -332,3 +341,16 @@ def raise_min_runtime_version(model: Any, version: str) -> None:
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def name_edges(model: Any) -> None:
+    """Call the tensors at the model's edge what the signature calls them: the converter's names are not stable."""
+    for definition in model.signatureDefs or []:
+        subgraph = model.subgraphs[definition.subgraphIndex]
+        given = [(int(entry.tensorIndex), entry.name) for entry in (*definition.inputs, *definition.outputs)]
+        # A tensor that is two things at once keeps its name, and so does one whose new name is taken.
+        indices = [index for index, _ in given]
+        names = {tensor.name for index, tensor in enumerate(subgraph.tensors) if index not in indices}
+        for index, name in given:
+            if indices.count(index) == 1 and name not in names:
+                subgraph.tensors[index].name = name

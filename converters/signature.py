@@ -212,7 +212,7 @@ def _free_axis(name: str, shape: tuple[int | None, ...]) -> UsageError:
     return UsageError(
         "Every axis must have a fixed size on the device.",
         received=f"input {name!r} of shape {_show(shape)}",
-        todo=f"Give the shape without the batch axis, for example --shape {name}={example}.",
+        todo=f"Give its shape without the batch axis, for example {name}={example}.",
     )
 
 

@@ -134,6 +134,22 @@ def count_weights(model: Any) -> WeightCount:
     return WeightCount(dict(elements), tuple(nan))
 
 
+def dense_rows(model: Any) -> tuple[int, int]:
+    """Elements and rows (output units) of all constant FULLY_CONNECTED weights."""
+    elements = rows = 0
+    seen = set()
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) != "FULLY_CONNECTED":
+                continue
+            weight = subgraph.tensors[int(operator.inputs[1])]
+            if is_constant(model, weight) and weight.buffer not in seen:
+                seen.add(weight.buffer)
+                elements += int(np.prod(weight.shape, dtype=np.int64))
+                rows += int(weight.shape[0])
+    return elements, rows
+
+
 def min_runtime_version(model: Any) -> str:
     """The converter's statement of the oldest TFLite runtime; "" when the file holds none."""
     for entry in model.metadata or []:

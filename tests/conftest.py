@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +62,17 @@ def language_bundle(tflite: Callable[[str], Path], tmp_path: Path) -> Path:
         task="language-model",
         labels=[escape_label(token) for token in tflite_models.VOCABULARY],
     )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that `edge-dl run lstm` made, with a small network; do not change it, copy it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    settings = ["training.epochs=3", "model.units=12", "conversion.lowerings=while,step",
+                "conversion.quantizations=float32,dynamic", "checks.rounds=3"]  # fmt: skip
+    command = [sys.executable, "-m", "edge_dl", "run", "lstm", "--out", str(folder)]
+    for setting in settings:
+        command += ["--set", setting]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder

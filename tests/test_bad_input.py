@@ -114,8 +114,8 @@ def test_a_file_that_is_no_model(tmp_path, command, content):
     refused(edge_dl(command, "model.tflite", *extra, cwd=tmp_path), "model.tflite")
 
 
-def test_truncated_model(tmp_path, dense_model):
-    content = Path(dense_model).read_bytes()
+def test_truncated_model(tmp_path, tflite):
+    content = Path(tflite("conv-float32")).read_bytes()
     (tmp_path / "model.tflite").write_bytes(content[: len(content) // 2])
     for command in ("inspect", "bench"):
         refused(edge_dl(command, "model.tflite", cwd=tmp_path), "model.tflite")
@@ -203,6 +203,6 @@ def test_full_disk_keeps_what_was_made(tmp_path, finished_run):
 
 
 def copy_bundle(run: Path, tmp_path: Path) -> Path:
-    bundle = next(path for path in sorted((Path(run) / "variants").iterdir()) if path.is_dir())
+    bundle = next(path for path in sorted((Path(run) / "variants").iterdir()) if (path / MANIFEST).is_file())
     read_bundle(bundle)
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from edge_dl.data.download import Remote, cache_folder, cached, fetch
+from edge_dl.data.download import Remote, cached, fetch
 from edge_dl.errors import StageError, UsageError
+from edge_dl.files import cache_folder
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
 HASH = hashlib.sha256(CONTENT).hexdigest()

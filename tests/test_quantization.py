@@ -116,6 +116,12 @@ def test_a_variant_is_what_it_is_called(
         assert (state.scale > 0) == spec.integer_io
     model = tensors.read(result.path)
     assert tensors.custom_operators(model) == []
+    graph = model.subgraphs[0]
+    named = {graph.tensors[index].name.decode() for index in (*graph.inputs, *graph.outputs)}
+    signature = result.signature
+    assert named == {item.name for item in (*signature.inputs, *signature.outputs)} | {
+        name for state in signature.states for name in (state.input, state.output)
+    }
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,7 @@ def test_dense_weights_state_the_version_that_their_scales_need(
     export_of: Callable[[Lowering], Export], tmp_path: Path
 ) -> None:
     versions = {}
-    for per_channel in (True, False):
+    for per_channel in (True, False, None):
         result = quantization.quantize(
             export_of(Lowering.STEP),
             VariantSpec(Lowering.STEP, Quantization.DYNAMIC),
@@ -242,7 +248,8 @@ def test_dense_weights_state_the_version_that_their_scales_need(
             if tensors.operator_name(model, index) == "FULLY_CONNECTED"
         }
         versions[per_channel] = (numbers, result.min_runtime_version)
-    assert versions == {True: ({12}, "2.17.0"), False: ({9}, "2.3.0")}
+    # Rows of 24 weights are short, so the default is one scale a matrix.
+    assert versions == {True: ({12}, "2.17.0"), False: ({9}, "2.3.0"), None: ({9}, "2.3.0")}
 
 
 def test_the_fused_cell_is_not_clipped(export_of: Callable[[Lowering], Export]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from edge_dl.data.dataset import Dataset
 from edge_dl.errors import StageError, UsageError
 from edge_dl.files import atomic_path, write_json
 from edge_dl.progress import SILENT, Progress, Step
-from edge_dl.recipe import Recipe, to_json
+from edge_dl.recipe import ModelConfig, Recipe, Task, to_json
 from edge_dl.runfolder import digest
 from edge_dl.training import checkpoint as checkpoints
 from edge_dl.training.backend import (
@@ -34,6 +34,7 @@ from edge_dl.training.backend import (
 from edge_dl.training.batches import Arrays, Augmentation, evaluation_rows, training_rows
 from edge_dl.training.checkpoint import Checkpoint
 
+Build = Callable[[Task, ModelConfig, Dataset], Any]
 # A call of the backend cannot be interrupted or watched: calls are sized to take about so long.
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
@@ -41,7 +42,12 @@ _SECONDS_BETWEEN_CHECKPOINTS = 2.0
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, folder: str | Path, progress: Progress = SILENT, resume: bool = True
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: str | Path,
+    progress: Progress = SILENT,
+    resume: bool = True,
+    build: Build | None = None,
 ) -> None:
     """Train `recipe` on `dataset` and write `train/` into the run folder `folder`.
 
@@ -54,6 +60,8 @@ def train(
         folder: a run folder.
         progress: hears of steps done, with the loss.
         resume: whether to go on from a checkpoint of the same recipe and data.
+        build: makes the model, called like `edge_dl.models.build`, which it is where not given. It must give an
+            output under the name of the target, and another recipe name where it makes another model of one shape.
 
     Raises:
         UsageError: a setting does not fit, or the backend cannot be used.
@@ -73,14 +81,21 @@ def train(
             todo="Set training.patience=0.",
         )
     progress.say(f"Training with Keras on {backend} {backend_version(backend)}, {device}")
-    _Training(recipe, dataset, folder, progress, backend, device).run(resume)
+    _Training(recipe, dataset, folder, progress, backend, device, build).run(resume)
 
 
 class _Training:
     """One training under way."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, folder: Path, progress: Progress, backend: str, device: Device
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        progress: Progress,
+        backend: str,
+        device: Device,
+        build: Build | None = None,
     ) -> None:
         import keras
 
@@ -89,7 +104,7 @@ class _Training:
         from edge_dl.training.schedules import make_optimizer
 
         self.recipe, self.config, self.dataset, self.progress = recipe, recipe.training, dataset, progress
-        self.folder, self.backend, self.device = folder, backend, device
+        self.folder, self.backend, self.device, self.make = folder, backend, device, build
         self.output = next(iter(dataset.train.y))
         self.training = Arrays.of(dataset.train)
         self.validation = None if self.config.use_validation else Arrays.of(dataset.validation)
@@ -137,6 +152,7 @@ class _Training:
             del training["epochs"]
         return digest(
             {
+                "name": self.recipe.name,
                 "task": self.recipe.task.value,
                 "model": to_json(self.recipe.model),
                 "training": training,
@@ -156,7 +172,7 @@ class _Training:
         before = keras.mixed_precision.dtype_policy()
         keras.mixed_precision.set_dtype_policy(precision)
         try:
-            return build(self.recipe.task, self.recipe.model, self.dataset)
+            return (self.make or build)(self.recipe.task, self.recipe.model, self.dataset)
         finally:
             keras.mixed_precision.set_dtype_policy(before)
 

@@ -27,6 +27,14 @@ SUBSET_SEED = 0
 
 def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
     """Check one variant of a run folder on its test split; see `pipeline.run_verify`."""
+    session = open_session(Path(run) / "variants" / name, runtime=runtime)
+    report = check_parity(session, **variant_case(run, name, checks))
+    # A language model's vocabulary is long and stands in the bundle already.
+    return report if len(report.labels) <= 1000 else replace(report, labels=())
+
+
+def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, Any]:
+    """What `check_parity` takes for one variant of a run folder, but for who answers."""
     folder = Path(run)
     bundle = read_bundle(folder / "variants" / name)
     manifest = bundle.manifest
@@ -48,29 +56,36 @@ def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> P
         return {key: array[rows] if rows is not None else array for key, array in arrays.items()}
 
     task = description.get("task") or manifest.task
-    report = check_parity(
-        open_session(bundle.folder, runtime=runtime),
-        take(inputs),
-        take(reference),
-        take(known),
-        task=_task(task),
-        labels=bundle.labels() or tuple(description.get("labels") or description.get("vocabulary") or ()),
-        limits=limits_for(manifest.quantization, checks),
-        quantization=manifest.quantization,
-        variant=name,
-        weights=take({key: array for key, array in weights.items() if key in known}),
-        index=index if rows is None else index[rows],
-        model=inspect_model(bundle.model),
-        baselines=_baselines(description),
-    )
-    # A language model's vocabulary is long and stands in the bundle already.
-    return report if len(report.labels) <= 1000 else replace(report, labels=())
+    return {
+        "inputs": take(inputs),
+        "reference": take(reference),
+        "targets": take(known),
+        "task": _task(task),
+        "labels": bundle.labels() or tuple(description.get("labels") or description.get("vocabulary") or ()),
+        "limits": limits_for(manifest.quantization, checks),
+        "quantization": manifest.quantization,
+        "variant": name,
+        "weights": take({key: array for key, array in weights.items() if key in known}),
+        "index": index if rows is None else index[rows],
+        "model": inspect_model(bundle.model),
+        "baselines": _baselines(description),
+    }
 
 
 def verify_bundle(
     folder: str, files: tuple[str, str] | None, checks: ChecksConfig | None, runtime: str
 ) -> ParityReport:
     """Check a bundle; see `pipeline.verify_bundle`. `files`: (data, reference), None: the golden samples."""
+    case = bundle_case(folder, files, checks)
+    session = open_session(folder, runtime=runtime)
+    outputs = predict_all(folder, case["inputs"], processes=0, runtime=runtime) if files else None
+    return check_parity(session, outputs=outputs, **case)
+
+
+def bundle_case(
+    folder: str | Path, files: tuple[str, str] | None = None, checks: ChecksConfig | None = None
+) -> dict[str, Any]:
+    """What `check_parity` takes for a bundle, but for who answers; see `verify_bundle`."""
     bundle = read_bundle(folder)
     manifest = bundle.manifest
     limits = manifest.limits
@@ -86,19 +101,17 @@ def verify_bundle(
         answers = load_npz(files[1])
         reference = _named(answers, "y/") or answers
         targets = {key: array for key, array in _named(data, "y/").items() if key in reference}
-    return check_parity(
-        open_session(folder, runtime=runtime),
-        inputs,
-        reference,
-        targets,
-        outputs=predict_all(folder, inputs, processes=0, runtime=runtime) if files else None,
-        task=_task(manifest.task),
-        labels=bundle.labels(),
-        limits=limits,
-        quantization=manifest.quantization,
-        variant=manifest.variant,
-        model=inspect_model(bundle.model),
-    )
+    return {
+        "inputs": inputs,
+        "reference": reference,
+        "targets": targets,
+        "task": _task(manifest.task),
+        "labels": bundle.labels(),
+        "limits": limits,
+        "quantization": manifest.quantization,
+        "variant": manifest.variant,
+        "model": inspect_model(bundle.model),
+    }
 
 
 def verify_model(

@@ -281,13 +281,13 @@ def bench(what: str, *, against: str, threads: int, runtime: str, force: bool, j
             }
             comparisons = read_json(folder.path / "bench" / "comparisons.json")["comparisons"]
     else:
-        from edge_dl.checks import latency
+        from edge_dl.checks import inspect_model, latency
 
-        paths = [source.path]
-        if against:
-            other = resolve(against, (Kind.BUNDLE, Kind.TFLITE)).path
-            assert other is not None
-            paths.append(other)
+        sources = [source, *([resolve(against, (Kind.BUNDLE, Kind.TFLITE))] if against else [])]
+        paths = [item.path for item in sources if item.path is not None]
+        for item in sources:
+            if item.kind is Kind.TFLITE and item.path is not None:
+                inspect_model(item.path)  # A damaged file is told before it is timed.
         with progress.step("bench"):
             measured, compared = latency.bench_models(paths, threads=threads, runtime=runtime)
         reports = {str(path): report.to_json() for path, report in zip(paths, measured, strict=True)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.errors import EdgeError, StageError
-from edge_dl.files import cache_folder, member_path, read_json, sha256_file, write_json
+from edge_dl.files import member_path, read_json, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress, Step
 
 RETRIES = 4

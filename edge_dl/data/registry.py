@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.data import builtin, public
-from edge_dl.data.download import Remote, cache_folder, cached, fetch
+from edge_dl.data.download import Remote, cached, fetch
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
+from edge_dl.files import cache_folder
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import DataConfig, Task
 
