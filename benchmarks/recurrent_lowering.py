@@ -7,14 +7,15 @@ batch 1) the same weights go into: Keras' own `model.export("litert")`, TFLiteCo
 every lowering of edge-dl in float32 and dynamic, and an ONNX node in ONNX Runtime, in float32 and after
 `quantize_dynamic`. What cannot be made or run is listed with its reason.
 
-How it is measured. Every model is made in a child process of its own, so that a crash costs one entry. Before anything is
-timed, every model must give Keras' answer (float32 to 1e-5; dynamic to a cosine of 0.99), twice. Timing runs in blocks,
-each in a fresh process with all models of the cell loaded: how memory falls out in one process shifts a model by several
-per cent for as long as the process lives. In a block all models take turns in random order; a turn is several batches of
-calls, of which the lower quartile counts, since interruptions only ever add time. A ratio is taken turn by turn; its
-interval is a bootstrap over blocks. For LiteRT a call is `invoke` with the input in place, and for a fused model the
-`reset_all_variables` that it needs; for ONNX Runtime it is `run_with_iobinding` with input and output bound, which spares
-it some 3 us of its `run`. One thread each, default settings otherwise (XNNPACK on).
+How it is measured. Models are made in a child process; where that dies, a fresh one goes on with the next model.
+Before anything is timed, every model must give Keras' answer (float32 to 1e-5; dynamic to a cosine of 0.99), twice.
+Timing runs in blocks, each in a fresh process with all models of the cell loaded: how memory falls out in one process
+shifts a model by several per cent for as long as the process lives. In a block all models take turns in random order;
+a turn is several batches of calls, of which the lower quartile counts, since interruptions only ever add time. A
+ratio is taken turn by turn; its interval is a bootstrap over blocks. For LiteRT a call is `invoke` with the input in
+place, and for a fused model the `reset_all_variables` that it needs; for ONNX Runtime it is `run_with_iobinding` with
+input and output bound, which spares it some 3 us of its `run`. One thread each, default settings otherwise (XNNPACK
+on).
 
 onnx and onnxruntime are needed by this script alone: pip install "edge-dl[benchmark]".
 """
@@ -60,13 +61,8 @@ def build_model(cell: str, size: str, batch: int | None = None) -> Any:
 
 
 def make(cell: str, size: str, variant: str, folder: Path) -> None:
-    """Make one model; runs in a child process."""
-    if variant == "reference":
-        steps, features, _ = (int(part) for part in size.split("x"))
-        x = np.random.default_rng(1).standard_normal((1, steps, features)).astype(np.float32)
-        np.savez(folder / "reference.npz", x=x, y=np.asarray(build_model(cell, size)(x)))
-        return
-    out = folder / f"{variant}.{'onnx' if variant in ONNX else 'tflite'}"
+    """Make one model."""
+    out = model_path(folder, variant)
     if variant in ONNX:
         make_onnx(cell, size, variant, out)
         return
@@ -78,14 +74,38 @@ def make(cell: str, size: str, variant: str, folder: Path) -> None:
 
         out.write_bytes(tf.lite.TFLiteConverter.from_keras_model(build_model(cell, size, batch=1)).convert())
         return
-    from edge_dl.converters import export
+    from edge_dl.converters import export, read_export
     from edge_dl.converters.quantization import quantize
     from edge_dl.variants import Lowering, Quantization, VariantSpec
 
     lowering, kind = variant.split()
-    record = export(build_model(cell, size), folder / lowering, Lowering(lowering))
+    exported = folder / lowering
+    done = (exported / "export.json").is_file()
+    record = read_export(exported) if done else export(build_model(cell, size), exported, Lowering(lowering))
     quantize(record, VariantSpec(Lowering(lowering), Quantization(kind)), out)
-    (folder / f"{variant}.json").write_text(json.dumps({"how": record.layers[0].how}))
+    (folder / f"{variant}.how").write_text(record.layers[0].how)
+
+
+def make_all(cell: str, size: str, folder: Path, variants: list[str]) -> None:
+    """Make Keras' answer and models, one after the other; runs in a child process.
+
+    Writes a file VARIANT.made per model, empty or with the reason why there is none.
+    """
+    if not (folder / "reference.npz").is_file():
+        steps, features, _ = (int(part) for part in size.split("x"))
+        x = np.random.default_rng(1).standard_normal((1, steps, features)).astype(np.float32)
+        np.savez(folder / "reference.npz", x=x, y=np.asarray(build_model(cell, size)(x)))
+    for variant in variants:
+        problem = ""
+        try:
+            make(cell, size, variant, folder)
+        except Exception as error:  # Whatever a converter raises is this entry's result.
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        (folder / f"{variant}.made").write_text(problem)
+
+
+def model_path(folder: Path, variant: str) -> Path:
+    return folder / f"{variant}.{'onnx' if variant in ONNX else 'tflite'}"
 
 
 def make_onnx(cell: str, size: str, variant: str, out: Path) -> None:
@@ -108,7 +128,7 @@ def make_onnx(cell: str, size: str, variant: str, out: Path) -> None:
         "b": np.concatenate([arrange(input_bias), arrange(recurrent_bias)])[None],
         "axis": np.array([0], np.int64),
     }
-    settings = {"linear_before_reset": 1} if cell == "GRU" else {}
+    settings: dict[str, Any] = {"linear_before_reset": 1} if cell == "GRU" else {}
     nodes = [
         helper.make_node("Transpose", ["x"], ["time_first"], perm=[1, 0, 2]),
         helper.make_node(cell, ["time_first", "w", "r", "b"], ["", "last"], hidden_size=units, **settings),
@@ -130,8 +150,7 @@ def make_onnx(cell: str, size: str, variant: str, out: Path) -> None:
 
     quantize_dynamic(model, str(out), weight_type=QuantType.QInt8)
     if not [node for node in onnx.load(str(out)).graph.node if "Quantize" in node.op_type]:
-        out.unlink()
-        raise SystemExit(f"refused: quantize_dynamic has no integer {cell}")
+        raise ValueError(f"onnxruntime.quantization.quantize_dynamic has no integer {cell}")
 
 
 class LiteRT:
@@ -191,7 +210,7 @@ class OnnxRuntime:
 def open_model(folder: Path, variant: str) -> LiteRT | OnnxRuntime:
     with np.load(folder / "reference.npz") as reference:
         x = reference["x"]
-    return OnnxRuntime(folder / f"{variant}.onnx", x) if variant in ONNX else LiteRT(folder / f"{variant}.tflite", x)
+    return (OnnxRuntime if variant in ONNX else LiteRT)(model_path(folder, variant), x)
 
 
 def check(folder: Path, variant: str) -> dict[str, float]:
@@ -248,15 +267,15 @@ def child(*arguments: str) -> tuple[Any, str]:
     if result.returncode < 0:
         return None, f"died by signal {-result.returncode}"
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    named = [line for line in lines if line.startswith(("refused:", "failed:")) or "Error:" in line]
-    return None, (named or lines or [f"exit code {result.returncode}"])[-1][:200]
+    named = [line for line in lines if line.startswith("failed:") or "Error:" in line]
+    return None, (named or lines or [f"exit code {result.returncode}"])[-1][:160]
 
 
 def child_main(arguments: list[str]) -> None:
     action, folder = arguments[0], Path(arguments[1])
     value: Any = {}
     if action == "make":
-        make(arguments[2], arguments[3], arguments[4], folder)
+        make_all(arguments[2], arguments[3], folder, arguments[4:])
     elif action == "check":
         value = check(folder, arguments[2])
     else:
@@ -266,23 +285,24 @@ def child_main(arguments: list[str]) -> None:
 
 def measure_cell(cell: str, size: str, blocks: int, rounds: int) -> dict[str, Any]:
     """Make, check and time every variant of one cell and size."""
+    variants = [name for name in VARIANTS if cell == "LSTM" or not name.startswith("fused")]
     entries: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _, problem = child("make", temporary, cell, size, "reference")
-        if problem:
-            raise SystemExit(f"Keras cannot answer for {cell} {size}: {problem}")
-        for variant in VARIANTS:
-            if variant.startswith("fused") and cell != "LSTM":
-                continue
-            _, problem = child("make", temporary, cell, size, variant)
-            parity, problem = (None, f"not made: {problem}") if problem else child("check", temporary, variant)
-            entries[variant] = {"problem": problem, **(parity or {})}
-            note = folder / f"{variant}.json"
-            if note.is_file():
-                entries[variant] |= json.loads(note.read_text())
-            for file in folder.glob(f"{variant}.*[xe]"):
-                entries[variant]["bytes"] = file.stat().st_size
+        left = list(variants)
+        while left:
+            _, problem = child("make", temporary, cell, size, *left)
+            left = [name for name in left if not (folder / f"{name}.made").is_file()]
+            if left:  # The process died over this one.
+                (folder / f"{left[0]}.made").write_text(problem or "the process ended")
+        for variant in variants:
+            problem, parity = (folder / f"{variant}.made").read_text(), None
+            if not problem:
+                parity, problem = child("check", temporary, variant)
+            note = folder / f"{variant}.how"
+            entries[variant] = {"problem": problem, **(parity or {}), "how": note.read_text() if note.is_file() else ""}
+            if model_path(folder, variant).is_file():
+                entries[variant]["bytes"] = model_path(folder, variant).stat().st_size
         usable = [name for name, entry in entries.items() if not entry["problem"]]
         runs = []
         for block in range(blocks):
@@ -297,7 +317,7 @@ def measure_cell(cell: str, size: str, blocks: int, rounds: int) -> dict[str, An
 
 
 def ratio(runs: list[dict[str, list[float]]], slow: str, fast: str) -> dict[str, Any]:
-    """How many times faster `fast` is than `slow`: the median over blocks of the median over turns, with an interval."""
+    """How many times faster `fast` is than `slow`: the median over blocks of medians over turns, with an interval."""
     values = np.array([np.median(np.array(run[slow]) / np.array(run[fast])) for run in runs])
     draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
     low, high = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975])

@@ -154,13 +154,12 @@ def export(
         from edge_dl.converters.stepping import trace_step
 
         traced = trace_step(model, inputs, watch_calls(model, inputs))
-        concrete, specs, outputs, states = traced.concrete, traced.inputs, traced.outputs, traced.states
+        concrete, specs, states = traced.concrete, traced.inputs, traced.states
         sequence, notes = traced.sequence, traced.notes
     else:
         concrete, notes = _trace_whole(model, inputs, lowering)
         specs = inputs.specs
-        outputs = tuple(_output_spec(name, value) for name, value in concrete.structured_outputs.items())
-    ours = [spec.name for spec in outputs]
+    outputs, keras_outputs = _describe_outputs(model, concrete, states)
     record = Export(
         folder=Path(folder),
         lowering=lowering,
@@ -168,7 +167,7 @@ def export(
         signature=Signature(STEP if sequence else PREDICT, specs, outputs, states),
         sequence=sequence,
         keras_inputs=inputs.keras_names,
-        keras_outputs=dict(zip(ours, output_names(model) or ours, strict=True)),
+        keras_outputs=keras_outputs,
         layers=tuple(LayerRecord(item.path, item.kind, notes.get(item.path, "")) for item in find_recurrent(model)),
         made_by=versions(),
     )
@@ -227,6 +226,22 @@ def trace_signature(function: Callable[..., dict[str, Any]], specs: Sequence[Ten
             stage="export",
             received=f"{type(error).__name__}: {text[:600]}",
         ) from error
+
+
+def _describe_outputs(
+    model: Any, concrete: Any, states: Sequence[StateSpec]
+) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
+    """A traced model's outputs in the model's own order, and our name -> Keras' name."""
+    own = output_names(model)
+    keras_outputs = dict(zip(unique_names(own), own, strict=True))
+    traced = {name: value for name, value in concrete.structured_outputs.items() if name not in _next(states)}
+    if set(keras_outputs) != set(traced):  # A subclassed model names nothing.
+        keras_outputs = {name: name for name in traced}
+    return tuple(_output_spec(name, traced[name]) for name in keras_outputs), keras_outputs
+
+
+def _next(states: Sequence[StateSpec]) -> set[str]:
+    return {state.output for state in states}
 
 
 def _output_spec(name: str, value: Any) -> TensorSpec:

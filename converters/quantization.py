@@ -195,6 +195,10 @@ def finish(
     key = export.signature.key if export else ""
     if export is not None:
         repairs.unclip_lstm(model)
+        repairs.fill_zeros(model)
+    sums = repairs.repair_sums(model)
+    if sums:
+        notes.append(f"{sums} sums with a scale that their kernel cannot take were put right")
     repaired = repairs.repair_biases(model)
     if repaired:
         notes.append(f"{repaired} biases that the converter had given another operator's scale were put right")

@@ -26,6 +26,7 @@ from edge_dl.errors import StageError
 LSTM_WEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 LSTM_HYBRID_VERSION = 3  # int8 weights with asymmetric_quantize_inputs
 LSTM_HYBRID_RUNTIME = "2.3.0"
+MIN_FILL_BYTES = 1024
 
 
 def quantize_fused_lstm(model: Any) -> int:
@@ -264,6 +265,98 @@ def _takes_any_scale(model: Any, subgraph: Any, operator: Any, index: int) -> bo
         return name == "MUL"
     bias = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
     return int(operator.inputs[0]) == index and (bias < 0 or is_constant(model, subgraph.tensors[bias]))
+
+
+def repair_sums(model: Any) -> int:
+    """Give integer ADD and SUB scales that their kernel can take; returns how many operators had none.
+
+    The kernel needs every input scale > 0, and 2 * largest input scale / 2^shift < output scale, with a shift of 15
+    (int16) or 20 (int8) bits. Otherwise preparing the model ends the process (SIGABRT in quantization_util.cc,
+    QuantizeMultiplierSmallerThanOneExp). An unrolled layer may meet both: its first states are zeros, which the
+    converter gives scale 0 in int16x8, and a sum that is near zero in the first steps gets a tiny scale. Zeros may have
+    any scale, and the smallest output scale that works is still finer than the inputs' own steps.
+    """
+    repaired = 0
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            if operator_name(model, operator.opcodeIndex) not in ("ADD", "SUB"):
+                continue
+            output = subgraph.tensors[int(operator.outputs[0])]
+            shift = {"int16": 15, "int8": 20}.get(type_name(output.type))
+            if shift is None or not scale_of(output)[0]:
+                continue
+            inputs = [subgraph.tensors[int(index)] for index in operator.inputs]
+            largest = max(scale_of(tensor)[0] for tensor in inputs)
+            smallest = 2 * largest / 2**shift * 1.01
+            zeros = [tensor for tensor in inputs if not scale_of(tensor)[0] and _is_zero(model, tensor)]
+            for tensor in zeros:
+                tensor.quantization = _quantization(largest or scale_of(output)[0], 0)
+            narrow = scale_of(output)[0] < smallest
+            if narrow:
+                output.quantization = _quantization(smallest, scale_of(output)[1])
+            repaired += bool(zeros) or narrow
+    return repaired
+
+
+def _is_zero(model: Any, tensor: Any) -> bool:
+    return is_constant(model, tensor) and not np.any(model.buffers[tensor.buffer].data)
+
+
+def fill_zeros(model: Any) -> int:
+    """Replace blocks of zeros that a loop starts from by a FILL operator; returns how many bytes that saves.
+
+    The converter stores the empty list of a layer's outputs in full: steps x units zeros.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    saved = 0
+    for subgraph in model.subgraphs:
+        starts = {
+            int(index)
+            for operator in subgraph.operators
+            if operator_name(model, operator.opcodeIndex) == "WHILE"
+            for index in operator.inputs
+        }
+        for index in sorted(starts):
+            tensor = subgraph.tensors[index]
+            data = model.buffers[tensor.buffer].data
+            if type_name(tensor.type) != "float32" or data is None or len(data) < MIN_FILL_BYTES or np.any(data):
+                continue
+            operator = schema.OperatorT()
+            operator.opcodeIndex = _builtin_code(model, "FILL", 1)
+            shape = np.asarray(tensor.shape, np.int32)
+            operator.inputs = np.array(
+                [
+                    _constant(model, subgraph, "INT32", shape, [len(shape)]),
+                    _constant(model, subgraph, "FLOAT32", np.zeros(1, np.float32), []),
+                ],
+                np.int32,
+            )
+            operator.outputs = np.array([index], np.int32)
+            operator.builtinOptionsType = schema.BuiltinOptions.FillOptions
+            operator.builtinOptions = schema.FillOptionsT()
+            subgraph.operators.insert(0, operator)
+            tensor.buffer = 0
+            saved += len(data)
+    if saved:
+        drop_unused_tensors(model)
+    return saved
+
+
+def _constant(model: Any, subgraph: Any, kind: str, values: np.ndarray, shape: Sequence[int]) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    tensor = schema.TensorT()
+    tensor.type = type_number(kind)
+    tensor.shape = np.array(shape, np.int32)
+    tensor.hasRank = True
+    tensor.name = f"constant/{len(model.buffers)}".encode()
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    subgraph.tensors.append(tensor)
+    return len(subgraph.tensors) - 1
 
 
 def repair_biases(model: Any) -> int:

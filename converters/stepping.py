@@ -22,6 +22,7 @@ from edge_dl.converters.recurrence import Result, run_step
 from edge_dl.converters.refusals import LayerCall, Refusal
 from edge_dl.converters.signature import Inputs, graph_of, name_outputs
 from edge_dl.errors import EdgeError, RefusedError
+from edge_dl.variants import Lowering
 
 # Largest difference between the step model and the whole one, beside the largest output. The two add in another order,
 # and small differences grow over a long sequence.
@@ -37,7 +38,6 @@ class StepModel:
     Attributes:
         concrete: the traced function.
         inputs: inputs of one step, those of the sequence with a time axis of 1.
-        outputs: outputs of one step, without the states.
         states: what goes from one call to the next.
         sequence: how a session feeds it.
         notes: by path, how each recurrent layer was written.
@@ -45,7 +45,6 @@ class StepModel:
 
     concrete: Any
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
     sequence: SequenceSpec
     notes: Mapping[str, str]
@@ -72,7 +71,13 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
         for spec in inputs.specs
     )
     shapes = [shape for call in calls for shape in call.states]
-    states = tuple(StateSpec(f"state_{i}", f"next_state_{i}", shape) for i, shape in enumerate(shapes))
+    means = [
+        layer
+        for _, layer, _ in walk_layers(model)
+        if _is_mean_over_time(layer) and layer.input.shape[1] in (None, steps)
+    ]
+    pooled = [(specs[0].shape[0], layer.input.shape[2]) for layer in means]
+    states = tuple(StateSpec(f"state_{i}", f"next_state_{i}", shape) for i, shape in enumerate(shapes + pooled))
     notes: dict[str, str] = {}
 
     def step(**tensors: Any) -> dict[str, Any]:
@@ -88,9 +93,11 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
             last, outputs, new, notes[item.path] = run_layer(item, sequence, own, mask, given, run_cell)
             return last, outputs, new
 
-        with in_float32(model), replaced_loops(model, inner_loop), _any_length(model):
+        sums = dict(zip(map(id, means), before[len(shapes) :], strict=True))
+        with in_float32(model), replaced_loops(model, inner_loop), _any_length(model), _summing(means, sums, steps):
             outputs = name_outputs(model, model(inputs.pack(tensors), training=False))
         results = {name: tf.identity(value) for name, value in outputs.items()}
+        after += [sums[id(layer)] for layer in means]
         return results | {state.output: tf.identity(value) for state, value in zip(states, after, strict=True)}
 
     signature = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in specs}
@@ -103,12 +110,7 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
         reason = f"it cannot be traced with a time axis of 1 ({' '.join(str(error).split())[:300]})"
         raise _not_causal(model, reason) from error
     kinds = _check_steps(model, concrete, inputs, states, names, steps, seed)
-    outputs = tuple(
-        TensorSpec(name, tuple(value.shape.as_list()), value.dtype.name)
-        for name, value in concrete.structured_outputs.items()
-        if name in kinds
-    )
-    return StepModel(concrete, specs, outputs, states, SequenceSpec(names, steps, kinds), notes)
+    return StepModel(concrete, specs, states, SequenceSpec(names, steps, kinds), notes)
 
 
 def sequence_inputs(model: Any, inputs: Inputs, steps: int) -> tuple[str, ...]:
@@ -234,6 +236,8 @@ def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]
         found.append(Refusal(path, reason, _USE_WHILE))
     if "each" not in incoming:
         return ["last" if "last" in incoming else "still"] * len(node.outputs)
+    if _is_mean_over_time(operation):
+        return ["last"]
     if recurrent:
         return ["each" if operation.return_sequences else "last", *["last"] * (len(node.outputs) - 1)]
     inner = graph_of(operation)
@@ -276,6 +280,40 @@ def _mixes_time(operation: Any) -> str:
     if isinstance(operation, layers.Concatenate) and axis == 1:
         return "Concatenate joins along the time axis."
     return ""
+
+
+def _is_mean_over_time(layer: Any) -> bool:
+    """Whether a layer's mean over all steps can be a running sum, so that the last step's answer is the mean."""
+    import keras
+
+    return (
+        type(layer) is keras.layers.GlobalAveragePooling1D
+        and layer.data_format == "channels_last"
+        and not layer.keepdims
+        and len(layer._inbound_nodes) == 1
+        # A second input is a mask: the mean of those steps only that it keeps.
+        and not isinstance(layer.input, (list, tuple))
+    )
+
+
+@contextlib.contextmanager
+def _summing(layers: Sequence[Any], sums: dict[int, Any], steps: int) -> Iterator[None]:
+    """Let mean poolings add each step's share to `sums` (by the layer's id) and answer with the sum so far."""
+
+    def sum_so_far(layer: Any) -> Any:
+        def call(inputs: Any, mask: Any = None) -> Any:
+            if mask is not None:
+                reason = "it takes the mean of those steps only that a mask keeps."
+                raise Refusal(layer.name, reason, _USE_WHILE).error(Lowering.STEP)
+            sums[id(layer)] = sums[id(layer)] + inputs[:, 0] * (1.0 / steps)
+            return sums[id(layer)]
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(replaced(layer, "call", sum_so_far(layer)))
+        yield
 
 
 @contextlib.contextmanager

@@ -76,6 +76,21 @@ def test_step_model_keeps_every_layers_states(tmp_path: Path) -> None:
     assert record.sequence == SequenceSpec(("sequence",), 7, {"tags": "each"})
 
 
+def test_mean_over_time_is_a_running_sum_in_a_step_model(tmp_path: Path) -> None:
+    model = sequential(
+        layers.GRU(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(2, name="label")
+    )
+    record = check_export(model, Lowering.STEP, {"sequence": random_floats(1, 7, 3)}, tmp_path)
+    assert [state.shape for state in record.signature.states] == [(1, 4), (1, 4)]
+    assert record.sequence == SequenceSpec(("sequence",), 7, {"label": "last"})
+
+
+def test_mean_over_masked_steps_is_refused_as_a_step_model(tmp_path: Path) -> None:
+    model = sequential(layers.Masking(), layers.GRU(4, return_sequences=True), layers.GlobalAveragePooling1D())
+    with pytest.raises(RefusedError, match=r"global_average_pooling1d.*all time steps"):
+        export(model, tmp_path / "e", Lowering.STEP, input_shapes={"sequence": (7, 3)})
+
+
 @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
 def test_step_model_of_masked_tokens(kind: Any, tmp_path: Path) -> None:
     model = scramble(
@@ -184,6 +199,18 @@ def test_same_tensor_under_two_names(tmp_path: Path) -> None:
     model = scramble(keras.Model(sequence, {"answer": output, "memory": state, "echo": sequence}))
     for lowering in (Lowering.WHILE, Lowering.UNROLL):
         check_export(model, lowering, {"sequence": random_floats(1, 5, 3)}, tmp_path)
+
+
+@pytest.mark.parametrize("lowering", [Lowering.WHILE, Lowering.STEP])
+def test_outputs_keep_the_models_order(lowering: Lowering, tmp_path: Path) -> None:
+    sequence = keras.Input((5, 3), name="sequence")
+    hidden = layers.GRU(4, return_sequences=True, name="m")(sequence)
+    outputs = [layers.Dense(2, name="z")(hidden), hidden, layers.Dense(3, name="a")(hidden), hidden]
+    record = check_export(
+        scramble(keras.Model(sequence, outputs)), lowering, {"sequence": random_floats(1, 5, 3)}, tmp_path
+    )
+    assert [spec.name for spec in record.signature.outputs] == ["z", "m", "a", "m_1"]
+    assert record.keras_outputs == {"z": "z", "m": "m", "a": "a", "m_1": "m"}
 
 
 def test_find_recurrent_names_paths_and_kinds() -> None:

@@ -125,7 +125,7 @@ def swish2(x):
 def test_own_classes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_layers_of_a_user.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import own_layers_of_a_user as own  # type: ignore[import-not-found]
+    import own_layers_of_a_user as own
 
     model = sequential(own.Scale(), layers.GRU(2, activation=own.swish2))
     path = tmp_path / "model.keras"

@@ -281,6 +281,46 @@ def test_shared_biases_get_the_scale_of_their_operator(
     assert repairs.repair_biases(model) == 0
 
 
+def test_a_sum_that_would_end_the_process_is_repaired(
+    export_of: Callable[[Lowering], Export], samples: Calibration, tmp_path: Path
+) -> None:
+    spec = VariantSpec(Lowering.UNROLL, Quantization.INT16X8)
+    result = quantization.quantize(export_of(Lowering.UNROLL), spec, tmp_path / "model.tflite", samples)
+    model = tensors.read(result.path)
+    assert repairs.repair_sums(model) == 0
+    graph = model.subgraphs[0]
+    sums = [item for item in graph.operators if tensors.operator_name(model, item.opcodeIndex) == "ADD"]
+    output = graph.tensors[sums[0].outputs[0]]
+    output.quantization.scale = np.array([1e-12], np.float32)  # LiteRT aborts on this.
+    assert repairs.repair_sums(model) == 1
+    largest = max(tensors.scale_of(graph.tensors[index])[0] for index in sums[0].inputs)
+    assert 2 * largest / 2**15 < tensors.scale_of(output)[0] < largest
+    (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
+    quantization.check_runs(tmp_path / "repaired.tflite")
+
+
+def test_zeros_that_a_loop_starts_from_are_not_stored(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def double(x: Any) -> dict[str, Any]:
+        def body(step: Any, total: Any) -> tuple[Any, Any]:
+            return step + 1, total + x
+
+        _, total = tf.while_loop(lambda step, _: step < 3, body, (0, tf.zeros((1, 2000))))
+        return {"y": total}
+
+    record = save_function(tmp_path, double, (1, 2000))
+    spec = VariantSpec(Lowering.NONE, Quantization.FLOAT32)
+    result = quantization.quantize(record, spec, tmp_path / "model.tflite")
+    assert result.path.stat().st_size < 2000 * 4
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(result.path)).get_signature_runner("predict")
+    x = np.arange(2000, dtype="float32")[None]
+    for _ in range(2):
+        np.testing.assert_array_equal(runner(x=x)["y"], 3 * x)
+
+
 def test_packing_changes_size_and_nothing_else(export_of: Callable[[Lowering], Export], tmp_path: Path) -> None:
     import tensorflow as tf
 

@@ -44,8 +44,9 @@ RECIPE = Recipe(
     Task.CLASSIFICATION,
     DataConfig("signs"),
     ModelConfig("gru", (5,), dropout=0.2, recurrent_dropout=0.1),
-    TrainingConfig(epochs=8, batch_size=16, schedule="plateau", plateau=1, optimizer="adamw", weight_decay=0.01,
-                   patience=6, noise=0.1, gain=0.1, label_smoothing=0.05, learning_rate=0.02, warmup=2),
+    TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", learning_rate=0.02, schedule="plateau", plateau=1,
+                   warmup=2, weight_decay=0.01, label_smoothing=0.05, patience=6, noise=0.1, gain=0.1,
+                   jit_compile="off"),
 )  # fmt: skip
 
 

@@ -1,0 +1,210 @@
+"""`edge-dl target ...`, and what `--on NAME` means for `verify` and `bench`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_dl.cli.console import ConsoleProgress, guarded, print_json, print_table
+from edge_dl.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_dl.checks.targets import OutputDifference, TargetResult
+    from edge_dl.runtime.targets import Target
+
+target_app = typer.Typer(name="target", help="Places to run on: add, list, remove, doctor.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Name = Annotated[str, typer.Argument(help="The target's name.")]
+
+
+@target_app.command("add")
+@guarded
+def add(
+    name: Name,
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADDRESS",
+            help="local:[RUNTIME], env:PATH, env:PACKAGE==VERSION, qemu-aarch64:[PACKAGE==VERSION], "
+            "ssh://[USER@]HOST[:PORT][?python=PATH&keep=yes&folder=PATH], adb:[SERIAL][?python=PATH&benchmark=PATH]",
+        ),
+    ],
+) -> None:
+    """Remember a target under a name, and make what it needs on this machine."""
+    from edge_dl.runtime.targets.opening import open_target
+    from edge_dl.runtime.targets.registry import add_target
+    from edge_dl.runtime.targets.url import parse_address
+
+    add_target(name, address)
+    if parse_address(address).scheme in ("env", "qemu-aarch64"):
+        progress = ConsoleProgress()
+        with progress.step(f"making {name}"), open_target(name).open():
+            pass
+    print(f"{name}: {address}")
+
+
+@target_app.command("list")
+@guarded
+def show_all(json: Json = False) -> None:
+    """List the targets."""
+    from edge_dl.runtime.targets.registry import read_targets
+
+    targets = read_targets()
+    if json:
+        print_json(targets)
+    elif targets:
+        print_table(["target", "address"], [[name, address] for name, address in targets.items()])
+    else:
+        print("No targets yet. Add one: `edge-dl target add NAME ADDRESS`.")
+
+
+@target_app.command("remove")
+@guarded
+def remove(name: Name) -> None:
+    """Forget a target. What was made for it stays in the cache folder."""
+    from edge_dl.runtime.targets.registry import remove_target
+
+    remove_target(name)
+
+
+@target_app.command("doctor")
+@guarded
+def doctor(name: Annotated[str, typer.Argument(help="A target's name or address.")], json: Json = False) -> None:
+    """Look at what a target needs: what is there, what is missing, how to get it. Exit code 1: something is missing."""
+    from edge_dl.runtime.targets.opening import open_target
+
+    findings = open_target(name).doctor()
+    if json:
+        print_json([{"what": item.what, "ok": item.ok, "found": item.found, "todo": item.todo} for item in findings])
+    else:
+        rows = [[item.what, "ok" if item.ok else "missing", item.found, item.todo] for item in findings]
+        print_table(["what", "", "found", "what to do"], rows)
+    if not all(item.ok for item in findings):
+        raise typer.Exit(1)
+
+
+def open_targets(names: str) -> list[Target]:
+    """The targets of `--on`: names or addresses, separated by commas.
+
+    Raises:
+        UsageError: one of them is not known.
+    """
+    from edge_dl.runtime.targets.opening import open_target
+
+    parts = [part.strip() for part in names.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("--on names one or more targets, separated by commas.", received=repr(names))
+    return [open_target(part) for part in parts]
+
+
+def verify_on(what: str, names: str, *, samples: int = 64, time_limit: float = 300.0, json: bool = False) -> None:
+    """`edge-dl verify WHAT --on NAMES`: a run folder's variants, or one bundle, on every target.
+
+    Args:
+        what: a run folder or a bundle.
+        names: what was given to `--on`.
+        samples: of a run's test split; 0: all.
+        time_limit: seconds that one call of a target may take.
+        json: whether JSON is printed instead of a table.
+
+    Raises:
+        typer.Exit: 3 when a target could not answer, else 1 when a check failed.
+    """
+    from edge_dl.checks.targets import verify_on as check
+
+    path, lock = _place(what)
+    with lock:
+        results = check(
+            path, open_targets(names), samples=samples, time_limit=time_limit, progress=ConsoleProgress()
+        )  # fmt: skip
+    if json:
+        print_json([result.to_json() for result in results])
+    else:
+        print_table(COLUMNS, [table_row(result) for result in results])
+    if any(result.error for result in results):
+        raise typer.Exit(3)
+    if any(result.parity.failed for result in results):
+        raise typer.Exit(1)
+
+
+def bench_on(what: str, names: str, *, rounds: int = 30, time_limit: float = 300.0, json: bool = False) -> None:
+    """`edge-dl bench WHAT --on NAMES`; see `verify_on`.
+
+    Raises:
+        typer.Exit: 3 when a target could not answer.
+    """
+    from edge_dl.checks.targets import bench_on as measure
+
+    path, lock = _place(what)
+    with lock:
+        results = measure(
+            path, open_targets(names), rounds=rounds or 30, time_limit=time_limit, progress=ConsoleProgress()
+        )  # fmt: skip
+    if json:
+        print_json([result.to_json() for result in results])
+    else:
+        rows = []
+        for item in results:
+            timing = item.timing
+            numbers = [
+                "" if timing is None or (value := getattr(timing, key)) is None else f"{1e3 * value:.1f}"
+                for key in ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "load_ms")
+            ]
+            state = ", ".join(f"{key} {value}" for key, value in item.facts_after.items())
+            note = item.error and f"{item.error} {item.received}"
+            note = note or ("" if item.meaningful else "emulated: says nothing about a device")
+            rows.append([item.target, item.variant, *numbers, note or state])
+        print_table(["target", "variant", "p50 us", "p90 us", "p99 us", "mean us", "load us", "note"], rows)
+    if any(result.error for result in results):
+        raise typer.Exit(3)
+
+
+COLUMNS = ["target", "variant", "runtime", "verdict", "largest difference", "differing", "integer steps", "why"]
+
+
+def table_row(result: TargetResult) -> list[str]:
+    """One line of the parity table: difference to this machine's own runtime, and the verdict against the reference."""
+    run, outputs = result.run, result.differences
+    largest = differing = ""
+    if outputs:
+        known = [item.max_abs for item in outputs if item.max_abs is not None]
+        largest = f"{max(known):.3g}" if len(known) == len(outputs) else "NaN or infinity"
+        differing = f"{sum(item.differing for item in outputs)} of {sum(item.elements for item in outputs)}"
+    why = f"{result.error} {result.received}" if result.error else "" if result.parity.passed else result.parity.message
+    return [
+        result.target,
+        result.variant,
+        f"{run.runtime} {run.version} {run.machine.architecture}" if run else "",
+        "not run" if result.error else result.parity.verdict.value,
+        largest,
+        differing,
+        _steps(outputs),
+        why,
+    ]
+
+
+def _steps(outputs: tuple[OutputDifference, ...]) -> str:
+    """E.g. "12 by 1, 2 by 2"; "none" for integers without a difference, "" where nothing is an integer."""
+    total: dict[str, int] = {}
+    for item in outputs:
+        for steps, count in item.steps.items():
+            total[steps] = total.get(steps, 0) + count
+    if total:
+        return ", ".join(f"{count} by {steps}" for steps, count in total.items())
+    return "none" if any(item.scale for item in outputs) else ""
+
+
+def _place(what: str) -> tuple[Path, contextlib.AbstractContextManager[Any]]:
+    """Path of a run folder or a bundle, and the run folder's lock."""
+    from edge_dl.cli.source import Kind, resolve
+    from edge_dl.runfolder import RunFolder
+
+    source = resolve(what, (Kind.RUN, Kind.BUNDLE))
+    assert source.path is not None
+    if source.kind is Kind.RUN:
+        return source.path, RunFolder.open(source.path)
+    return source.path, contextlib.nullcontext()
