@@ -5,7 +5,8 @@ Run from the repository: .venv/bin/python benchmarks/training_throughput.py [--b
 Both train the same architecture with the same optimizer, loss, metrics, batch size and number of samples; `fit` is
 called as its documentation shows it (arrays, `shuffle=True`, `jit_compile="auto"`). Rounds of one and the other take
 turns, and the first epoch of each call, which compiles, is left out. Printed are the medians, and the ratio of the two
-in a round with a bootstrap interval of its mean over rounds. On a GPU each case is run in float32 and in mixed precision.
+in a round with a bootstrap interval of its mean over rounds. On a GPU also in mixed
+precision.
 
 Input share: for edge-dl the part of an epoch that is spent on order, noise and moving data; for `fit` the time that its
 own data adapter takes to hand over an epoch's batches that nobody trains on, as a part of an epoch. The second is an

@@ -26,7 +26,7 @@ _PUBLIC = {
     "read_export": "exporting",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,6 @@ from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.quantization import QuantizationOptions, Quantized, finish, quantize, quantize_tflite
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
-from edge_dl.errors import RefusedError
 from edge_dl.files import load_npz, save_npz
 from edge_dl.variants import Lowering, VariantSpec
 
@@ -222,8 +221,3 @@ def summary(result: Quantized, folder: Path) -> dict[str, Any]:
         "min_runtime_version": result.min_runtime_version,
         "signature": dataclasses.asdict(result.signature),
     }
-
-
-def refuse(message: str, todo: str) -> None:
-    """Raises RefusedError; for tests of the protocol."""
-    raise RefusedError(message, todo=todo)

@@ -76,7 +76,7 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
         for _, layer, _ in walk_layers(model)
         if _is_mean_over_time(layer) and layer.input.shape[1] in (None, steps)
     ]
-    pooled = [(specs[0].shape[0], layer.input.shape[2]) for layer in means]
+    pooled: list[tuple[int, ...]] = [(specs[0].shape[0], layer.input.shape[2]) for layer in means]
     states = tuple(StateSpec(f"state_{i}", f"next_state_{i}", shape) for i, shape in enumerate(shapes + pooled))
     notes: dict[str, str] = {}
 

@@ -1,8 +1,8 @@
 """A small adbd: the device's side of Android's debug protocol over TCP, running shell commands on this machine.
 
 It speaks what the adb client needs without shell_v2, as old devices do: CNXN, AUTH, OPEN, OKAY, WRTE, CLSE, the
-services `shell:` and `exec:`, and in `sync:` STAT, SEND and DATA. After Android's own protocol descriptions (adb/protocol.txt,
-adb/SYNC.TXT).
+services `shell:` and `exec:`, and in `sync:` STAT, SEND and DATA. After Android's own protocol descriptions
+(adb/protocol.txt, adb/SYNC.TXT).
 """
 
 from __future__ import annotations

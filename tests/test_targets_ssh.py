@@ -23,7 +23,10 @@ from edge_dl.runtime.targets import ssh
 from edge_dl.runtime.targets.opening import open_target
 from edge_dl.runtime.targets.ssh import SshConnection
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the tests' sshd needs Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the tests' sshd needs Linux"),
+]
 
 
 def python_script(folder: Path, python: str = sys.executable, before: str = "") -> Path:
@@ -307,7 +310,8 @@ def test_results_go_into_the_run_folder(server: Server, tflite: Callable[[str], 
     save_npz(run / "export" / "reference.npz", {"y/label": reference})
     for name in ("float32", "int8"):
         golden = ({"image": images[:4]}, {"label": reference[:4]})
-        models.bundle_of(run / "variants" / name, tflite(f"conv-{name}"), golden, variant=name, quantization=name, task="classification", labels="abcd")  # fmt: skip
+        settings = {"quantization": name, "task": "classification", "labels": "abcd"}
+        models.bundle_of(run / "variants" / name, tflite(f"conv-{name}"), golden, variant=name, **settings)
     results = verify_on(run, [open_target(server.address), open_target("local:")], samples=10)
     assert [result.variant for result in results] == ["float32", "int8"] * 2
     assert all(result.parity.samples == 10 and not result.error for result in results)

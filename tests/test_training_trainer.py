@@ -300,11 +300,15 @@ def test_precision_and_xla_follow_the_device() -> None:
     assert choose_precision(False, "jax", gpu) == "float32"
     assert choose_precision(True, "tensorflow", gpu) == "mixed_float16"
     assert choose_precision(True, "jax", gpu) == "mixed_bfloat16"
-    assert choose_xla("auto", "jax", cpu, 400)
-    assert not choose_xla("auto", "tensorflow", gpu, 8)
-    assert choose_xla("on", "tensorflow", cpu, 400)
+    facts = {"time_steps": 8, "random": False, "updates": 5000}
+    assert choose_xla("auto", "tensorflow", cpu, **facts)
+    assert not choose_xla("auto", "tensorflow", gpu, **facts)
+    for other in ({"time_steps": 400}, {"random": True}, {"updates": 10}):
+        assert not choose_xla("auto", "tensorflow", cpu, **{**facts, **other})
+        assert choose_xla("on", "tensorflow", cpu, **{**facts, **other})
+        assert choose_xla("auto", "jax", cpu, **{**facts, **other})
     with pytest.raises(UsageError, match="jit_compile must be one of"):
-        choose_xla("maybe", "jax", cpu, 8)
+        choose_xla("maybe", "jax", cpu, **facts)
 
 
 def test_recipes_are_named_by_their_key_and_survive_json() -> None:

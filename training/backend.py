@@ -127,16 +127,19 @@ def choose_precision(mixed: bool, backend: str, device: Device) -> str:
     return "mixed_float16" if backend == "tensorflow" and device.kind == "gpu" else "mixed_bfloat16"
 
 
-def choose_xla(setting: str, backend: str, device: Device, steps: int) -> bool:
-    """Whether the training step is compiled by XLA (TensorFlow and PyTorch; JAX always is).
+def choose_xla(setting: str, backend: str, device: Device, *, time_steps: int, random: bool, updates: int) -> bool:
+    """Whether the training step is compiled by XLA (TensorFlow only; JAX always is).
 
-    Measured on a CPU with TensorFlow 2.21 (`benchmarks/training_throughput.py`): short sequences train several times
-    faster compiled, since their cost is the start of each operator; long ones do not, and compile for long. On a GPU
+    Measured on a CPU with TensorFlow 2.21 (`benchmarks/training_throughput.py`): short sequences train two to three
+    times faster compiled, since their cost is the start of each operator. Long ones do not, and dropout is several
+    times slower: XLA draws random numbers slowly on a CPU. Compiling takes as long as some hundred updates. On a GPU
     a compiled step loses the cuDNN kernels.
 
     Args:
         setting: "auto", "on" or "off".
-        steps: time steps of the longest input.
+        time_steps: of the longest input.
+        random: whether the model draws random numbers in training.
+        updates: of the whole training.
 
     Raises:
         UsageError: an unknown setting.
@@ -147,7 +150,7 @@ def choose_xla(setting: str, backend: str, device: Device, steps: int) -> bool:
         return True
     if setting != "auto":
         return setting == "on"
-    return backend == "tensorflow" and device.kind == "cpu" and steps <= 32
+    return backend == "tensorflow" and device.kind == "cpu" and time_steps <= 32 and not random and updates >= 1000
 
 
 def _loaded_backend() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -63,4 +64,4 @@ def _only_run(step: Any, batch: Any) -> None:
 def _steps(step: Any, data: Any, rows: Any, first: Any, last: Any) -> None:
     for number in tf.range(first, last):
         picked = rows[number]
-        step(*take(data, lambda array, picked=picked: tf.gather(array, picked)))
+        step(*take(data, partial(tf.gather, indices=picked)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -37,14 +38,14 @@ class TorchLoop:
         """Training steps `first` to `last` (not included); returns when they are done."""
         self._model.train()
         for picked in torch.as_tensor(rows[first:last], device=self._device):
-            self._model.train_step(take(data, lambda array, picked=picked: array[picked]))
+            self._model.train_step(take(data, itemgetter(picked)))
 
     def evaluate(self, data: Any, rows: np.ndarray) -> None:
         """Evaluate every batch of `rows`."""
         self._model.eval()
         with torch.no_grad():
             for picked in torch.as_tensor(rows, device=self._device):
-                self._model.test_step(take(data, lambda array, picked=picked: array[picked]))
+                self._model.test_step(take(data, itemgetter(picked)))
 
     def results(self) -> dict[str, float]:
         """Loss and metrics since `begin`."""

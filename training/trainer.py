@@ -125,7 +125,14 @@ class _Training:
             jit_compile=False,
         )
         time_steps = max(array.shape[1] if array.ndim > 1 else 1 for array in self.training.x.values())
-        xla = choose_xla(self.config.jit_compile, backend, device, time_steps)
+        xla = choose_xla(
+            self.config.jit_compile,
+            backend,
+            device,
+            time_steps=time_steps,
+            random=bool(recipe.model.dropout or recipe.model.recurrent_dropout),
+            updates=self.config.epochs * self.steps,
+        )
         sample = Arrays.of(dataset.train.take(np.arange(min(2, len(dataset.train)))))
         self.loop = make_loop(self.model, backend, xla, sample)
         self.keras = keras

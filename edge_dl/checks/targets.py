@@ -240,10 +240,8 @@ def bench_on(
     def write(target: Target, bundle: Bundle, result: TargetLatency) -> str:
         if run is not None:
             write_json(_place(run, target) / "bench" / f"{bundle.manifest.variant}.json", result.to_json())
-        shown = result.error or (f"{result.timing.p50_ms:.3f} ms" if result.timing else "")
-        return f"{target.name}, {result.variant}: {shown}" + (
-            "" if result.meaningful else " (emulated: no device's time)"
-        )
+        note = "" if result.meaningful else " (emulated: no device's time)"
+        return f"{target.name}, {result.variant}: {result.error or _milliseconds(result.timing)}{note}"
 
     return _on_each(targets, bundles, work, failure, write, progress, "bench on targets")
 

@@ -22,6 +22,7 @@ from edge_dl.errors import EdgeError, StageError, UsageError, signal_name
 from edge_dl.runtime.agent import RUNTIMES
 from edge_dl.runtime.targets.processes import Completed, plain_text
 
+Facts = Mapping[str, tuple[str, Callable[[str], Any]]]
 _TYPES = ("float32", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 
@@ -62,14 +63,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one model as a target measured it: milliseconds a call, bytes of memory."""
+    """Latency of one model as a target measured it: milliseconds a call, bytes of memory. None: not told."""
 
     runtime: str
     version: str
     delegated: bool
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
     mean_ms: float
     calls: int
     steady: bool
@@ -108,6 +109,8 @@ def _told(error: Mapping[str, Any], code: Any) -> EdgeError:
     rule = parts["rule"] or "The target must run the model."
     if "reads bundles of format" in rule:
         parts["todo"] = "The target's agent is older than the bundle: install a newer edge-dl and try again."
+    if re.search(r"No space left on device|File too large|Disk quota", str(error.get("message", ""))):
+        return full_disk(plain_text(str(error["message"])))
     if code == 2:
         return UsageError(rule, received=parts["received"], todo=parts["todo"])
     return StageError(rule, stage="target", received=parts["received"], todo=parts["todo"])
@@ -272,7 +275,7 @@ def parse_timing(value: Any) -> Timing:
     )
 
 
-def parse_facts(text: str, patterns: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+def parse_facts(text: str, patterns: Facts) -> dict[str, Any]:
     """Facts in a target's text: per name the pattern of its value, and what turns that into a number or text."""
     facts: dict[str, Any] = {}
     for name, (pattern, convert) in patterns.items():

@@ -55,7 +55,7 @@ class Connection(ABC):
 
     @abstractmethod
     def put(self, files: Mapping[str, Path], *, timeout: float) -> str:
-        """Copy files into a folder named by their content, unless it is there already; gives the target's path of it."""
+        """Copy files into a folder named by their content, unless it is there; gives the target's path of it."""
 
     @abstractmethod
     def execute(self, arguments: Sequence[str], *, timeout: float) -> Completed:
@@ -73,6 +73,7 @@ class Connection(ABC):
         """What else is known about the target's state, such as throttling or battery; plain JSON values."""
         return {}
 
+    @abstractmethod
     def close(self) -> None:
         """Remove what was written, unless it is to be kept."""
 

@@ -13,6 +13,13 @@ from edge_dl.runtime.targets.pythons import find_python, requirements, supported
 from edge_dl.runtime.targets.url import SPEC
 
 PIP_SECONDS = 600.0
+# One line, so that it can travel through any shell.
+RUNTIME_CHECK = (
+    "import importlib.util as u, sys, numpy; from importlib import metadata as m; "
+    "found = [n for n in ('ai-edge-litert', 'tflite-runtime', 'tensorflow') if u.find_spec(n.replace('-', '_'))]; "
+    "print(sys.version.split()[0], 'numpy', numpy.__version__, *(n + ' ' + m.version(n) for n in found)); "
+    "sys.exit(0 if found else 9)"
+)
 
 
 class EnvironmentTarget(Target):
@@ -83,15 +90,8 @@ def make_environment(folder: Path, package: str, version: str) -> None:
 
 def check_runtime(python: list[str], environment: dict[str, str] | None = None) -> Finding:
     """Whether a Python has NumPy and a runtime, told by asking it."""
-    code = (
-        "import importlib.util as u, sys, numpy\n"
-        "from importlib import metadata as m\n"
-        "found = [n for n in ('ai-edge-litert', 'tflite-runtime', 'tensorflow') if u.find_spec(n.replace('-', '_'))]\n"
-        "print(sys.version.split()[0], 'numpy', numpy.__version__, *(n + ' ' + m.version(n) for n in found))\n"
-        "sys.exit(0 if found else 9)"
-    )
     try:
-        done = run_command([*python, "-c", code], timeout=120, environment=environment)
+        done = run_command([*python, "-c", RUNTIME_CHECK], timeout=120, environment=environment)
     except EdgeError as error:
         return Finding("runtime", False, str(error))
     words = done.stdout.decode("utf-8", "replace").strip() or done.words

@@ -18,6 +18,9 @@ ANSWER_LIMIT = 4 << 20
 """Bytes of standard output (and as many of standard error) that a command may give."""
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
 @dataclass(frozen=True)
 class Completed:
     """A command that ended by itself, or by a signal (negative `returncode`)."""
@@ -74,6 +77,7 @@ def run_command(
             )
         except OSError as error:
             raise UsageError("The program must be there.", received=f"{command[0]} ({error.strerror})") from None
+        _running.add(child)
         deadline = time.monotonic() + timeout
         too_long = too_much = False
         try:
@@ -89,9 +93,10 @@ def run_command(
                         break
         finally:
             end(child)
+            _running.discard(child)
         if too_long:
             raise StageError(
-                f"The target must answer within {timeout:g} seconds.",
+                f"The target must answer within {round(timeout, 1):g} seconds.",
                 stage="target",
                 received=f"{what}, still running",
                 todo="Allow more time with --time-limit, or check fewer samples.",
@@ -112,3 +117,11 @@ def end(child: subprocess.Popen[bytes]) -> None:
             child.kill()
     if child.poll() is None:
         child.wait()
+
+
+def end_all() -> None:
+    """End every command under way, in whichever thread: what Ctrl-C asks for."""
+    for child in tuple(_running):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(child.pid, signal.SIGTERM)

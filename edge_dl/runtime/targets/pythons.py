@@ -45,7 +45,7 @@ def find_python(versions: tuple[tuple[int, int], ...]) -> tuple[str, tuple[int, 
     raise UsageError(
         f"This runtime has wheels for Python {names} only.",
         received="none of them on this machine",
-        todo=f"Install one: `apt install python{latest}-venv`, `uv python install {latest}` or `pyenv install {latest}`.",
+        todo=f"Install one: `apt install python{latest}-venv`, `uv python install {latest}`, `pyenv install {latest}`.",
     )
 
 

@@ -6,7 +6,6 @@ takes says nothing about a real device.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -112,7 +111,7 @@ def make_system(folder: Path) -> None:
     (root / "proc" / "cpuinfo").write_text(_CPUINFO)
     python = root / "usr" / "bin" / "python3.11"
     python.rename(python.with_name("python3.11.elf"))
-    # sys.executable must be something that the host can start: a script in the ELF's place, which hands its own path on.
+    # sys.executable must be something that the host can start: a script in the ELF's place, which hands its path on.
     python.write_text(
         "#!/bin/sh\n"
         f"exec {shlex.quote(str(folder / QEMU))} -L {shlex.quote(str(root))} -cpu cortex-a72 "

@@ -11,14 +11,17 @@ from edge_dl.errors import UsageError
 from edge_dl.runtime.agent import RUNTIMES
 
 SCHEMES = ("local", "env", "qemu-aarch64", "ssh", "adb")
-FORMS = "local:[RUNTIME], env:PATH, env:PACKAGE==VERSION, qemu-aarch64:[PACKAGE==VERSION], ssh://[USER@]HOST[:PORT], adb:[SERIAL]"
+FORMS = (
+    "local:[RUNTIME], env:PATH, env:PACKAGE==VERSION, qemu-aarch64:[PACKAGE==VERSION], ssh://[USER@]HOST[:PORT], "
+    "adb:[SERIAL]"
+)
 SPEC = re.compile(r"(ai-edge-litert|tflite-runtime)==([0-9]+(?:\.[0-9]+){1,3})")
 
 _OPTIONS = {
     "local": (),
     "env": ("runtime",),
     "qemu-aarch64": (),
-    "ssh": ("python", "runtime", "keep", "folder"),
+    "ssh": ("python", "runtime", "keep", "folder", "config"),
     "adb": ("python", "runtime", "keep", "folder", "benchmark"),
 }
 
