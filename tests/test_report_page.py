@@ -82,6 +82,13 @@ def test_page_is_well_formed_and_loads_nothing(page: str) -> None:
     assert anchors <= set(parsed.ids)
 
 
+def test_a_run_that_left_the_lowering_to_auto_says_what_auto_tried(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", variants=("while-float32", "unroll-float32"), lowerings=("auto",))
+    text = Page(write_report(folder).html.read_text(encoding="utf-8")).text
+    assert "What auto tried" in text
+    assert "Which variant is fastest" not in text
+
+
 def test_verdict_comes_first_and_everything_is_told(page: str) -> None:
     places = [page.index(f'id="{name}"') for name in ("verdict", "variants", "auto", "unmade", "answers", "reproduce")]
     assert places == sorted(places)
@@ -91,7 +98,7 @@ def test_verdict_comes_first_and_everything_is_told(page: str) -> None:
         "crashed (SIGSEGV)",
         "Use unroll-int16x8.",
         "edge-dl run lstm --out 'runs/my run'",
-        "What auto tried",
+        "Which variant is fastest",
         "Gradient flow through time",
         "Confusion matrix: Keras model and while-dynamic",
         "was right, now wrong",

@@ -66,8 +66,14 @@ class AdbConnection(RemoteConnection):
         return run_command(["adb", *chosen, *arguments], timeout=timeout, limit=limit, what="adb " + arguments[0])
 
     def _check_state(self) -> None:
-        done = self._adb(["get-state"], timeout=30)
-        state = done.stdout.decode("utf-8", "replace").strip()
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            done = self._adb(["get-state"], timeout=30)
+            state = done.stdout.decode("utf-8", "replace").strip()
+            # A phone that was connected a moment ago is on its way to `device`, `unauthorized` or `offline`.
+            if not re.search(r"authorizing|connecting", f"{state} {done.stderr}") or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
         if done.returncode or state != "device":
             raise state_error(f"{state} {done.stderr}", self.serial)
 
@@ -162,7 +168,7 @@ def state_error(words: str, serial: str, *, lost: bool = False) -> StageError:
     """The error behind adb's words about a device that does not answer."""
     received = plain_text(words) or "no answer"
     for pattern, rule, todo in (
-        (r"unauthorized", "The phone must allow this computer to debug it.",
+        (r"unauthorized|authorizing", "The phone must allow this computer to debug it.",
          "Unlock the phone and answer its question about USB debugging, then try again."),
         (r"offline", "The phone must be online.",
          "Plug it in again, or restart adb: `adb kill-server`."),
