@@ -23,6 +23,9 @@ from edge_dl.runtime.targets.processes import Completed, plain_text, run_command
 from edge_dl.runtime.targets.remote import RemoteConnection
 from edge_dl.runtime.targets.url import Address
 
+SETTLE_SECONDS = 5.0
+"""How long a phone that was just connected may take to say whether it is ready."""
+
 _STDERR, _CODE = "EDGE-DL-STDERR", "RC="
 _NO_PYTHON = "Put a Python with NumPy and a runtime there and name it (?python=PATH in the target's address)"
 _PHONE_FACTS: Facts = {
