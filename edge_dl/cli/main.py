@@ -10,6 +10,7 @@ import typer
 
 import edge_dl
 from edge_dl.cli.console import ConsoleProgress, guarded, print_json, print_table
+from edge_dl.cli.targets import target_app
 
 app = typer.Typer(
     name="edge-dl",
@@ -17,11 +18,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 passed, 1 a check failed, 2 wrong use, 3 a stage broke.",
     no_args_is_help=True,
     add_completion=False,
+    # Typer's boxes around the help take longer to load than everything else that `--help` does.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(name="data", help="Data sets: list, fetch, describe.", no_args_is_help=True)
 app.add_typer(data_app)
+app.add_typer(target_app)
 
 Data = Annotated[str, typer.Option("--data", help="A data set's name, or a file or folder: .npz, .csv, .ts, ...")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe.")]
@@ -34,6 +38,11 @@ Custom = Annotated[
 ]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Load Lambda layers: they run code from the file.")]
 TaskOption = Annotated[str, typer.Option("--task", help="What your own model answers; told from the data if empty.")]
+On = Annotated[
+    str | None, typer.Option("--on", metavar="NAME[,NAME]", help="Targets to run on: names or addresses; see `target`.")
+]
+Samples = Annotated[int | None, typer.Option("--samples", min=0, help="With --on: test samples a target; 0: all.")]
+TargetLimit = Annotated[float | None, typer.Option("--time-limit", min=1.0, help="With --on: seconds a call may take.")]
 What = Annotated[str, typer.Argument(help="A recipe, a run folder, or a model: .keras, .h5, SavedModel, .tflite.")]
 
 
@@ -70,14 +79,20 @@ def run(
     task: TaskOption = "",
     custom: Custom = None,
     unsafe: Unsafe = False,
+    on: On = None,
+    samples: Samples = None,
+    time_limit: TargetLimit = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Do everything: data, training, export, conversion, checks, report. A finished stage is not done again."""
-    from edge_dl.cli import workflow
+    from edge_dl.cli import stages, targets, workflow
 
+    asked = targets.read_asked(on, samples, time_limit)
     with workflow.open_run(what, data, set or (), config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
         workflow.do(folder, workflow.STAGES, ConsoleProgress(), force=force)
+        if asked:
+            stages.run_targets(folder, asked, ConsoleProgress(), force=force)
         workflow.finish(folder, ConsoleProgress(), json=json)
 
 
@@ -120,13 +135,24 @@ def verify(
     reference: Annotated[Path | None, typer.Option("--reference", help=".tflite only: npz of answers, y/NAME.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help=".tflite only: npz of inputs, x/NAME.")] = None,
     runtime: Annotated[str, typer.Option("--runtime", help="ai_edge_litert, tflite_runtime or tensorflow.")] = "auto",
+    on: On = None,
+    samples: Samples = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time-limit", min=1.0, help="Seconds a model may take (3600); with --on: a call (300)."),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Check parity: does the model on the device still give the trained model's answers?"""
-    from edge_dl.cli import workflow
+    from edge_dl.cli import targets, workflow
 
-    workflow.verify(what, reference=reference, data=data, runtime=runtime, force=force, json=json)
+    if asked := targets.read_asked(on, samples, time_limit, here=True):
+        targets.refuse_with_on({"--reference": reference, "--data": data, "--runtime": runtime != "auto"})
+        targets.verify_on(what, asked, json=json)
+        return
+    limit = 3600.0 if time_limit is None else time_limit
+    workflow.verify(what, reference=reference, data=data, runtime=runtime, time_limit=limit, force=force, json=json)
 
 
 @app.command()
@@ -136,12 +162,18 @@ def bench(
     against: Annotated[str, typer.Option("--against", help="A second bundle or .tflite file to compare with.")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Interpreter threads.")] = 1,
     runtime: Annotated[str, typer.Option("--runtime", help="ai_edge_litert, tflite_runtime or tensorflow.")] = "auto",
+    on: On = None,
+    time_limit: TargetLimit = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Measure latency, and compare two models fairly."""
-    from edge_dl.cli import workflow
+    from edge_dl.cli import targets, workflow
 
+    if asked := targets.read_asked(on, None, time_limit):
+        targets.refuse_with_on({"--against": against, "--threads": threads != 1, "--runtime": runtime != "auto"})
+        targets.bench_on(what, asked, json=json)
+        return
     workflow.bench(what, against=against, threads=threads, runtime=runtime, force=force, json=json)
 
 
@@ -217,6 +249,11 @@ def data_info(
     from edge_dl.cli import sets
 
     sets.info(name, task=task, overrides=set or [], json=json)
+
+
+for _command in (*app.registered_commands, *data_app.registered_commands, *target_app.registered_commands):
+    # A summary that is given is shown whole; one that Click takes from the docstring is cut.
+    _command.short_help = ((_command.callback and _command.callback.__doc__) or "").split("\n")[0]
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_dl.errors import StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
@@ -24,6 +24,9 @@ from edge_dl.progress import Progress
 from edge_dl.recipe import Recipe, from_json, to_json
 from edge_dl.runfolder import RunFolder, digest
 from edge_dl.variants import Quantization
+
+if TYPE_CHECKING:
+    from edge_dl.cli.targets import Asked
 
 GRACE = 20.0  # seconds a child gets to save its state after Ctrl-C
 
@@ -132,14 +135,14 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
     _stage(folder, "convert", inputs, work, progress, force=force)
 
 
-def run_verify(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
-    """Check parity of every variant on the test split."""
+def run_verify(folder: RunFolder, progress: Progress, *, force: bool = False, time_limit: float = 3600.0) -> None:
+    """Check parity of every variant on the test split, each within so many seconds."""
     recipe = recipe_of(folder)
 
     def work() -> None:
         from edge_dl.checks.pipeline import run_verify as verify
 
-        verify(folder.path, recipe.checks, progress=progress)
+        verify(folder.path, recipe.checks, progress=progress, time_limit=time_limit)
 
     _stage(folder, "verify", _check_inputs(folder, recipe), work, progress, force=force)
 
@@ -154,6 +157,37 @@ def run_bench(folder: RunFolder, progress: Progress, *, force: bool = False) -> 
         bench(folder.path, recipe.checks, progress=progress)
 
     _stage(folder, "bench", _check_inputs(folder, recipe), work, progress, force=force)
+
+
+def run_targets(folder: RunFolder, asked: Asked, progress: Progress, *, force: bool = False) -> None:
+    """Check every variant on targets, and time it there; writes targets/<target>/.
+
+    A target that did not answer is a result and no end. It is asked again by a rerun, whatever has changed or not.
+    """
+    from edge_dl.checks.targets import bench_on, unanswered, verify_on
+
+    recipe = recipe_of(folder)
+    inputs = {
+        "checks": _check_inputs(folder, recipe),
+        "targets": {target.name: target.address.text for target in asked.targets},
+        "samples": asked.samples,
+    }
+    waiting = list(asked.targets)
+    if not force and folder.done("targets", inputs):
+        waiting = unanswered(folder.path, waiting)
+    if not waiting:
+        progress.say("targets: done before, nothing changed")
+        return
+    with folder.stage("targets", inputs):
+        verify_on(
+            folder.path,
+            waiting,
+            checks=recipe.checks,
+            samples=asked.samples,
+            time_limit=asked.time_limit,
+            progress=progress,
+        )
+        bench_on(folder.path, waiting, time_limit=asked.time_limit, progress=progress)
 
 
 def run_report(folder: RunFolder, progress: Progress) -> Any:

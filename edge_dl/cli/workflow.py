@@ -223,14 +223,23 @@ def _show_variants(results: Mapping[str, Any]) -> None:
     print_table(["variant", "parity", "size", "on the test split", "p50", "why not made"], rows)
 
 
-def verify(what: str, *, reference: Path | None, data: Path | None, runtime: str, force: bool, json: bool) -> None:
+def verify(
+    what: str,
+    *,
+    reference: Path | None,
+    data: Path | None,
+    runtime: str,
+    time_limit: float = 3600.0,
+    force: bool,
+    json: bool,
+) -> None:
     """`edge-dl verify`."""
     source = resolve(what, (Kind.RUN, Kind.BUNDLE, Kind.TFLITE))
     progress = ConsoleProgress()
     assert source.path is not None
     if source.kind is Kind.RUN:
         with RunFolder.open(source.path) as folder:
-            stages.run_verify(folder, progress, force=force)
+            stages.run_verify(folder, progress, force=force, time_limit=time_limit)
 
             reports = [read_json(path) for path in sorted((folder.path / "checks").glob("*.json"))]
         _show_parity(reports, json=json)
@@ -238,7 +247,7 @@ def verify(what: str, *, reference: Path | None, data: Path | None, runtime: str
     from edge_dl.checks import pipeline
 
     if source.kind is Kind.BUNDLE:
-        report = pipeline.verify_bundle(source.path, runtime=runtime)
+        report = pipeline.verify_bundle(source.path, runtime=runtime, time_limit=time_limit)
     else:
         if reference is None or data is None:
             raise UsageError(
@@ -247,7 +256,7 @@ def verify(what: str, *, reference: Path | None, data: Path | None, runtime: str
                 todo="Name an .npz of inputs (x/NAME) and one of the Keras model's answers (y/NAME), "
                 "or let `edge-dl run model.keras --data ...` do it all.",
             )
-        report = pipeline.verify_model(source.path, reference, data, runtime=runtime)
+        report = pipeline.verify_model(source.path, reference, data, runtime=runtime, time_limit=time_limit)
     _show_parity([report.to_json()], json=json)
 
 
