@@ -23,7 +23,7 @@ from edge_dl.files import read_json, write_json
 
 RECORD = "run.json"
 LOCK = ".lock"
-STAGES = ("data", "train", "export", "convert", "verify", "bench", "report")
+STAGES = ("data", "train", "export", "convert", "verify", "bench", "targets", "report")
 PACKAGES = (
     "edge-dl", "numpy", "tensorflow", "keras", "jax", "torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-runtime",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import MANIFEST, Bundle, read_bundle
+from edge_dl.bundle import MANIFEST, MODEL, Bundle, Manifest, read_bundle
 from edge_dl.checks.graph import read_graph
 from edge_dl.checks.jobs import bundle_case, variant_case
 from edge_dl.checks.parity import check_parity
@@ -25,7 +25,7 @@ from edge_dl.checks.pipeline import variants_of
 from edge_dl.checks.plain import from_plain, to_plain
 from edge_dl.checks.verdicts import ParityReport, failed_report
 from edge_dl.errors import EdgeError, UsageError
-from edge_dl.files import write_json
+from edge_dl.files import read_json, write_json
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import ChecksConfig
 from edge_dl.runtime import run_guarded
@@ -79,6 +79,7 @@ class TargetResult:
         facts: what else the target told: throttling, battery, temperature.
         seconds: from the first byte sent to the last received.
         error, received, todo: the rule that was broken, what was received, what to do; "" when all went well.
+        model: SHA-256 of the model that was checked, so that a result tells whether it is still of the run's model.
     """
 
     target: str
@@ -94,6 +95,7 @@ class TargetResult:
     error: str = ""
     received: str = ""
     todo: str = ""
+    model: str = ""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +120,7 @@ class TargetLatency:
         meaningful: false for an emulated target: its times say nothing about a device.
         timing: what the agent measured; None when `error` says why not.
         facts_before, facts_after: the target's state: governor, temperature, throttling, battery.
+        error, received, todo, model: see `TargetResult`.
     """
 
     target: str
@@ -130,6 +133,7 @@ class TargetLatency:
     error: str = ""
     received: str = ""
     todo: str = ""
+    model: str = ""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def verify_on(
         report = failed_report(manifest.variant, manifest.quantization, manifest.task, str(error))
         return TargetResult(
             target.name, target.address.text, target.emulated, manifest.variant, report,
-            local_runtime=case.local_runtime, **_parts(error),
+            local_runtime=case.local_runtime, model=model_hash(manifest), **_parts(error),
         )  # fmt: skip
 
     def write(target: Target, case: _Case, result: TargetResult) -> str:
@@ -230,12 +234,12 @@ def bench_on(
         timing = connection.measure(bundle, rounds=rounds, timeout=time_limit)
         return TargetLatency(
             target.name, target.address.text, bundle.manifest.variant, not target.emulated, timing, before,
-            connection.facts(),
+            connection.facts(), model=model_hash(bundle.manifest),
         )  # fmt: skip
 
     def failure(target: Target, bundle: Bundle, error: EdgeError) -> TargetLatency:
         fields = (target.name, target.address.text, bundle.manifest.variant, not target.emulated)
-        return TargetLatency(*fields, **_parts(error))
+        return TargetLatency(*fields, model=model_hash(bundle.manifest), **_parts(error))
 
     def write(target: Target, bundle: Bundle, result: TargetLatency) -> str:
         if run is not None:
@@ -243,7 +247,44 @@ def bench_on(
         note = "" if result.meaningful else " (emulated: no device's time)"
         return f"{target.name}, {result.variant}: {result.error or _milliseconds(result.timing)}{note}"
 
-    return _on_each(targets, bundles, work, failure, write, progress, "bench on targets")
+    check_distinct(targets)
+    found: list[TargetLatency] = []
+    # One after the other: two that share this machine (and an emulated one always does) would slow each other down.
+    for target in targets:
+        title = f"bench on {target.name}"
+        found += _on_each([target], bundles, work, failure, write, progress, title)
+    return found
+
+
+def check_distinct(targets: Sequence[Target]) -> None:
+    """Make sure that there are targets, and that no two file their results under the same name.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    names = [file_name(target.name) for target in targets]
+    if not targets or len(set(names)) != len(names):
+        raise UsageError("Name one or more different targets.", received=", ".join(names) or "none")
+
+
+def unanswered(run: Path, targets: Sequence[Target]) -> list[Target]:
+    """The targets of which a run folder does not hold an answer to every variant, as the variant is now."""
+
+    def answered(target: Target, name: str) -> bool:
+        path = _place(run, target) / f"{name}.json"
+        try:
+            result = TargetResult.from_json(read_json(path))
+        except (UsageError, OSError):
+            return False
+        return not result.error and result.model == model_hash(read_bundle(run / "variants" / name).manifest)
+
+    names = variants_of(run)
+    return [target for target in targets if not all(answered(target, name) for name in names)]
+
+
+def model_hash(manifest: Manifest) -> str:
+    """SHA-256 of a bundle's model."""
+    return str(manifest.files[MODEL]["sha256"])
 
 
 def compare_outputs(
@@ -364,6 +405,7 @@ def _verify_one(target: Target, connection: Connection, case: _Case, time_limit:
         runs[0],
         connection.facts(),
         round(time.monotonic() - started, 3),
+        model=model_hash(case.bundle.manifest),
     )
 
 
@@ -391,9 +433,7 @@ def _on_each(
     title: str,
 ) -> list[Any]:
     """Every case on every target: a thread each, their results written by this one."""
-    names = [file_name(target.name) for target in targets]
-    if not targets or len(set(names)) != len(names):
-        raise UsageError("Name one or more different targets.", received=", ".join(names) or "none")
+    check_distinct(targets)
     results: queue.Queue[tuple[int, int, Any]] = queue.Queue()
     stop = threading.Event()
 

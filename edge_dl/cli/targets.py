@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from edge_dl.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_dl.checks.targets import OutputDifference, TargetResult
+    from edge_dl.recipe import ChecksConfig
     from edge_dl.runtime.targets import Target
 
 target_app = typer.Typer(name="target", help="Places to run on: add, list, remove, doctor.", no_args_is_help=True)
@@ -87,28 +90,73 @@ def doctor(name: Annotated[str, typer.Argument(help="A target's name or address.
         raise typer.Exit(1)
 
 
-def open_targets(names: str) -> list[Target]:
-    """The targets of `--on`: names or addresses, separated by commas.
+@dataclass(frozen=True)
+class Asked:
+    """What `--on` and its companions ask for.
+
+    Attributes:
+        targets: where to run.
+        samples: of a run's test split; 0: all.
+        time_limit: seconds that one call of a target may take.
+    """
+
+    targets: tuple[Target, ...]
+    samples: int
+    time_limit: float
+
+
+def read_asked(on: str | None, samples: int | None, time_limit: float | None, *, here: bool = False) -> Asked | None:
+    """What the options ask of targets; None without `--on`. Nothing is reached yet.
+
+    Args:
+        on: names or addresses, separated by commas.
+        samples: of a run's test split; 0: all, None: not given.
+        time_limit: seconds that one call may take; None: not given.
+        here: whether the command has a time limit without `--on`, too.
 
     Raises:
-        UsageError: one of them is not known.
+        UsageError: a target is not known or named twice, or an option is given that only goes with `--on`.
     """
+    if on is None:
+        for option, given in (("--samples", samples is not None), ("--time-limit", time_limit is not None)):
+            if given and not (here and option == "--time-limit"):
+                raise UsageError(f"{option} goes with --on.", received=f"{option} without --on")
+        return None
+    from edge_dl.checks.targets import SAMPLES, check_distinct
+    from edge_dl.runtime.targets.base import TIME_LIMIT
     from edge_dl.runtime.targets.opening import open_target
 
-    parts = [part.strip() for part in names.split(",") if part.strip()]
-    if not parts:
-        raise UsageError("--on names one or more targets, separated by commas.", received=repr(names))
-    return [open_target(part) for part in parts]
+    targets = tuple(open_target(part.strip()) for part in on.split(",") if part.strip())
+    check_distinct(targets)
+    return Asked(
+        targets, SAMPLES if samples is None else samples, TIME_LIMIT if time_limit is None else time_limit
+    )  # fmt: skip
 
 
-def verify_on(what: str, names: str, *, samples: int = 64, time_limit: float = 300.0, json: bool = False) -> None:
+def refuse_with_on(given: Mapping[str, Any]) -> None:
+    """Say that options of a check on this machine mean nothing on a target.
+
+    Args:
+        given: option -> whether it was given.
+
+    Raises:
+        UsageError: one was.
+    """
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} is for this machine, --on for others.",
+                received=f"both {option} and --on",
+                todo="Leave one of them out. A target's runtime is part of its address: `edge-dl target add --help`.",
+            )
+
+
+def verify_on(what: str, asked: Asked, *, json: bool = False) -> None:
     """`edge-dl verify WHAT --on NAMES`: a run folder's variants, or one bundle, on every target.
 
     Args:
         what: a run folder or a bundle.
-        names: what was given to `--on`.
-        samples: of a run's test split; 0: all.
-        time_limit: seconds that one call of a target may take.
+        asked: what `--on` asks for.
         json: whether JSON is printed instead of a table.
 
     Raises:
@@ -119,8 +167,13 @@ def verify_on(what: str, names: str, *, samples: int = 64, time_limit: float = 3
     path, lock = _place(what)
     with lock:
         results = check(
-            path, open_targets(names), samples=samples, time_limit=time_limit, progress=ConsoleProgress()
-        )  # fmt: skip
+            path,
+            asked.targets,
+            checks=checks_of(path),
+            samples=asked.samples,
+            time_limit=asked.time_limit,
+            progress=ConsoleProgress(),
+        )
     if json:
         print_json([result.to_json() for result in results])
     else:
@@ -131,7 +184,7 @@ def verify_on(what: str, names: str, *, samples: int = 64, time_limit: float = 3
         raise typer.Exit(1)
 
 
-def bench_on(what: str, names: str, *, rounds: int = 30, time_limit: float = 300.0, json: bool = False) -> None:
+def bench_on(what: str, asked: Asked, *, json: bool = False) -> None:
     """`edge-dl bench WHAT --on NAMES`; see `verify_on`.
 
     Raises:
@@ -141,9 +194,7 @@ def bench_on(what: str, names: str, *, rounds: int = 30, time_limit: float = 300
 
     path, lock = _place(what)
     with lock:
-        results = measure(
-            path, open_targets(names), rounds=rounds or 30, time_limit=time_limit, progress=ConsoleProgress()
-        )  # fmt: skip
+        results = measure(path, asked.targets, time_limit=asked.time_limit, progress=ConsoleProgress())
     if json:
         print_json([result.to_json() for result in results])
     else:
@@ -196,6 +247,14 @@ def _steps(outputs: tuple[OutputDifference, ...]) -> str:
     if total:
         return ", ".join(f"{count} by {steps}" for steps, count in total.items())
     return "none" if any(item.scale for item in outputs) else ""
+
+
+def checks_of(path: Path) -> ChecksConfig | None:
+    """What the recipe of a run folder holds its variants to; None for a bundle, which brings its own limits."""
+    from edge_dl.cli.stages import recipe_of
+    from edge_dl.runfolder import RECORD, RunFolder
+
+    return recipe_of(RunFolder.open(path)).checks if (path / RECORD).is_file() else None
 
 
 def _place(what: str) -> tuple[Path, contextlib.AbstractContextManager[Any]]:
