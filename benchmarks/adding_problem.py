@@ -27,7 +27,7 @@ import numpy as np
 from edge_dl.data import Dataset, load
 from edge_dl.errors import StageError
 from edge_dl.files import write_atomic, write_json
-from edge_dl.recipe import ModelConfig, Recipe, Task, apply_overrides
+from edge_dl.recipe import RecurrentConfig, Recipe, Task, apply_overrides
 from edge_dl.runfolder import installed_versions, machine
 from edge_dl.training import RECIPES, train
 
@@ -37,7 +37,7 @@ CHANCE = 1 / 6
 NETWORKS = ("rnn", "lstm", "gru", "relu-rnn", "relu-rnn-unclipped")
 
 
-def build(task: Task, config: ModelConfig, dataset: Dataset) -> Any:
+def build(task: Task, config: RecurrentConfig, dataset: Dataset) -> Any:
     """The recipe's network, with gates that remember for about as long as the sequences are."""
     from edge_dl import models
 
@@ -58,7 +58,7 @@ def build(task: Task, config: ModelConfig, dataset: Dataset) -> Any:
     return model
 
 
-def build_relu(task: Task, config: ModelConfig, dataset: Dataset) -> Any:
+def build_relu(task: Task, config: RecurrentConfig, dataset: Dataset) -> Any:
     """A SimpleRNN of rectified units whose recurrent matrix starts as the identity."""
     import keras
 

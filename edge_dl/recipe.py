@@ -38,6 +38,7 @@ class DataConfig:
     Attributes:
         source: a name from `edge-dl data list`, or a path.
         form: the on-disk form (`edge_dl.data.forms`); empty: told by the file name.
+        input: "sequence" or "image": what arrays without a channel axis are; empty: pictures where there is one.
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.
@@ -58,6 +59,7 @@ class DataConfig:
 
     source: str
     form: str = ""
+    input: str = ""
     validation: float = 0.15
     test: float = 0.2
     boundaries: tuple[int, ...] = ()
@@ -76,7 +78,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class RecurrentConfig:
     """A recurrent network.
 
     Attributes:
@@ -92,6 +94,7 @@ class ModelConfig:
         scaling: how inputs are scaled inside the graph, fitted on the training part: "feature" (each feature by its
             own mean and deviation), "shared" (one mean and deviation), "none", or "auto" (what the data set asks for).
         difference: predict the change from the last observed value instead of the value itself (forecast only).
+        family: tells this kind of network from others in a run's record.
     """
 
     cell: str = "lstm"
@@ -105,6 +108,36 @@ class ModelConfig:
     dense: int = 0
     scaling: str = "auto"
     difference: bool = False
+    family: str = "recurrent"
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """An image network: uint8 pictures in, scaled, resized and classified inside the graph.
+
+    Attributes:
+        network: a name from `edge_dl.models.images.NETWORKS`, such as "cnn" or "resnet8".
+        filters: channels of each convolution or stage; empty: the network's own.
+        dense: units of a hidden dense layer before the head; 0: none.
+        pooling: "max" or "average", where the network leaves the choice.
+        dropout: dropout before the head.
+        size: side in pixels that pictures are resized to in the graph; 0: as they come.
+        l2: L2 penalty on kernels.
+        family: tells this kind of network from others in a run's record.
+    """
+
+    network: str = "cnn"
+    filters: tuple[int, ...] = ()
+    dense: int = 0
+    pooling: str = "max"
+    dropout: float = 0.0
+    size: int = 0
+    l2: float = 0.0
+    family: str = "image"
+
+
+Network = RecurrentConfig | ImageConfig
+"""What a recipe says of its model; `family` tells which it is."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +161,8 @@ class TrainingConfig:
         gain: standard deviation of a random factor around 1 on each feature of a training sample.
         rotation: standard deviation, in radians, of a random rotation of a training sample whose features are
             three-axis sensors, one after the other.
+        shift: random shift of a training picture, at most this share of its side; what comes in repeats the edge.
+        flip: turn every other training picture around, left to right.
         mixed_precision: train in float16/bfloat16 where the device is fast at it.
         use_validation: train on the validation part too, once the settings are chosen; there are no validation curves
             then, and no early stopping.
@@ -152,6 +187,8 @@ class TrainingConfig:
     noise: float = 0.0
     gain: float = 0.0
     rotation: float = 0.0
+    shift: float = 0.0
+    flip: bool = False
     mixed_precision: bool = False
     use_validation: bool = False
     seed: int = 0
@@ -216,7 +253,7 @@ class Recipe:
     summary: str
     task: Task
     data: DataConfig
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Network = field(default_factory=RecurrentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
@@ -303,6 +340,8 @@ def _replace(node: Any, full_key: str, path: list[str], value: Any) -> Any:
     if name not in known:
         raise _unknown_key(full_key, known)
     current = getattr(node, name)
+    if name == "family":
+        raise UsageError("A recipe's kind of network is fixed.", received=full_key, todo="Choose another recipe.")
     if len(path) == 1:
         if dataclasses.is_dataclass(current):
             raise UsageError(
@@ -330,6 +369,8 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
+        if all(dataclasses.is_dataclass(option) for option in options):
+            return _convert(value, _of_family(value, options, key), key)
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         return _convert(value, options[0], key)
@@ -358,6 +399,15 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
             _check_quantization(name, f"{key}.{name}")
         return {str(name): _convert(item, typing.get_args(kind)[1], f"{key}.{name}") for name, item in value.items()}
     return _scalar(value, kind, key)
+
+
+def _of_family(value: Any, options: list[Any], key: str) -> Any:
+    """The dataclass whose `family` a mapping names; the first where it names none."""
+    family = value.get("family", options[0].family) if isinstance(value, Mapping) else None
+    for option in options:
+        if option.family == family:
+            return option
+    raise _wrong_type(f"{key}.family", family, "one of " + ", ".join(option.family for option in options))
 
 
 def _check_quantization(name: Any, key: str) -> None:

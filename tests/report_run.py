@@ -15,7 +15,7 @@ import numpy as np
 from edge_dl.bundle import Limits, Manifest, Signature, TensorSpec
 from edge_dl.checks import Candidate, Comparison, LatencyReport, Speed, Verdict, check_parity, select
 from edge_dl.files import read_json, save_npz, write_json
-from edge_dl.recipe import ConversionConfig, DataConfig, ModelConfig, Recipe, Task, to_json
+from edge_dl.recipe import ConversionConfig, DataConfig, Recipe, RecurrentConfig, Task, to_json
 from edge_dl.variants import VariantSpec
 
 BYTES = {"float32": 92_400, "float16": 47_900, "dynamic": 25_800, "int8": 27_100, "int16x8": 28_300, "int4": 15_200}
@@ -67,7 +67,7 @@ def make_run(
         summary="Handwritten digits, read row by row.",
         task=Task.CLASSIFICATION,
         data=DataConfig(source="digits"),
-        model=ModelConfig(units=(64,)),
+        model=RecurrentConfig(units=(64,)),
         conversion=ConversionConfig(lowerings=lowerings),
     )
     x, y, scores = digits(labels)

@@ -123,6 +123,37 @@ def test_npz_images_share_one_scale(tmp_path: Path) -> None:
     assert get(path, Task.CLASSIFICATION).scaling == "shared"
 
 
+def test_npz_pictures_stay_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (40, 6, 5, 3)).astype(np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "colour.npz", X=colour, y=labels)
+    np.savez(tmp_path / "grey.npz", X=colour[..., 0].astype(np.int64), y=labels)
+    data = load(DataConfig(str(tmp_path / "colour.npz")), Task.CLASSIFICATION)
+    assert data.train.x["image"].dtype == np.uint8
+    np.testing.assert_array_equal(data.test.x["image"], colour[data.test.index])
+    grey = load(DataConfig(str(tmp_path / "grey.npz"), input="image"), Task.CLASSIFICATION)
+    assert grey.train.x["image"].dtype == np.uint8
+    assert grey.train.x["image"].shape[1:] == (6, 5, 1)
+    rows = load(DataConfig(str(tmp_path / "grey.npz")), Task.CLASSIFICATION)
+    assert list(rows.train.x) == ["sequence"]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((20, 4, 4, 1), 256), "0 to 255"),
+        (np.full((20, 4, 4, 1), -1), "0 to 255"),
+        (np.full((20, 4, 4, 1), np.nan), "NaN"),
+        (np.zeros((20, 4)), "Pictures must be"),
+    ],
+)
+def test_npz_that_holds_no_pictures_is_refused(tmp_path: Path, x: np.ndarray, message: str) -> None:
+    np.savez(tmp_path / "d.npz", X=x, y=np.arange(20) % 2)
+    with pytest.raises(UsageError, match=message):
+        load(DataConfig(str(tmp_path / "d.npz"), input="image"), Task.CLASSIFICATION)
+
+
 def test_npz_keeps_a_users_own_names(tmp_path: Path) -> None:
     arrays = {"x/audio": RNG.normal(size=(30, 4, 4, 2)), "x/age": RNG.normal(size=(30, 1)), "y/score": np.ones((30, 2))}
     dataset = get(save(tmp_path / "n.npz", **arrays), None)
@@ -168,7 +199,7 @@ HOLED[3, 1, 0] = np.nan
         (bad(subject=np.ones(19)), "one value a sample"),
         (bad(is_test=np.zeros(20, bool)), "none in the test part"),
         (bad(is_test=np.arange(20) < 5, is_validation=np.arange(20) < 5), "two parts"),
-        (bad(X=np.ones((20, 4, 2, 2))), "steps, features"),
+        (bad(X=np.ones((20, 4, 2, 2, 2))), "steps, features"),
         (bad(X=-np.ones((20, 4), int)), "must not be negative"),
         (bad(X=np.ones((20, 4, 2), complex)), "must hold numbers"),
         (bad(X=np.full((20, 4, 2), 1e300)), "infinity in X .as float32."),

@@ -11,7 +11,7 @@ import pytest
 
 from edge_dl.data import Dataset, ForecastInfo, Split, load
 from edge_dl.errors import UsageError
-from edge_dl.recipe import DataConfig, ModelConfig, Task
+from edge_dl.recipe import DataConfig, RecurrentConfig, Task
 
 keras = pytest.importorskip("keras", reason="models need Keras: pip install 'edge-dl[train]'")
 
@@ -83,7 +83,7 @@ OUTPUTS = {
 def test_names_shapes_and_probabilities(task: Task, cell: str) -> None:
     tokens = task is Task.LANGUAGE_MODEL
     dataset = make_dataset(task, tokens=tokens)
-    model = build(task, ModelConfig(cell, units=(4, 4), residual=True, dropout=0.1, embedding=5), dataset)
+    model = build(task, RecurrentConfig(cell, units=(4, 4), residual=True, dropout=0.1, embedding=5), dataset)
     name, shape = OUTPUTS[task]
     assert list(model.input) == (["tokens"] if tokens else ["sequence"])
     assert list(model.output) == [name]
@@ -100,7 +100,7 @@ def test_names_shapes_and_probabilities(task: Task, cell: str) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_poolings(pooling: str, bidirectional: bool) -> None:
     dataset = make_dataset(Task.CLASSIFICATION)
-    config = ModelConfig("gru", units=(4, 4), pooling=pooling, bidirectional=bidirectional, residual=True, dense=5)
+    config = RecurrentConfig("gru", units=(4, 4), pooling=pooling, bidirectional=bidirectional, residual=True, dense=5)
     model = build(Task.CLASSIFICATION, config, dataset)
     assert answers(model, dataset.test.x)["label"].shape == (9, 3)
     residuals = [layer.name for layer in model.layers if layer.name.startswith("residual")]
@@ -110,7 +110,7 @@ def test_poolings(pooling: str, bidirectional: bool) -> None:
 
 def test_recurrent_weights_start_sensibly() -> None:
     keras.utils.set_random_seed(0)
-    model = build(Task.CLASSIFICATION, ModelConfig("lstm", units=(8,)), make_dataset(Task.CLASSIFICATION))
+    model = build(Task.CLASSIFICATION, RecurrentConfig("lstm", units=(8,)), make_dataset(Task.CLASSIFICATION))
     cell = model.get_layer("lstm_1").cell
     recurrent = np.asarray(keras.ops.convert_to_numpy(cell.recurrent_kernel))
     np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(8), atol=1e-5)
@@ -121,7 +121,7 @@ def test_recurrent_weights_start_sensibly() -> None:
 def test_standardize_is_fitted_on_training_inputs_only() -> None:
     dataset = make_dataset(Task.CLASSIFICATION)
     dataset.test.x["sequence"][...] += 1e6  # must change nothing
-    model = build(Task.CLASSIFICATION, ModelConfig(units=(4,)), dataset)
+    model = build(Task.CLASSIFICATION, RecurrentConfig(units=(4,)), dataset)
     layer = model.get_layer("standardize_sequence")
     x = dataset.train.x["sequence"]
     scaled = keras.ops.convert_to_numpy(layer(x))
@@ -144,7 +144,7 @@ def test_scaling_choices() -> None:
     dataset = make_dataset(Task.CLASSIFICATION)
 
     def scaling(choice: str, data: Dataset) -> int:
-        model = build(Task.CLASSIFICATION, ModelConfig(units=(2,), scaling=choice), data)
+        model = build(Task.CLASSIFICATION, RecurrentConfig(units=(2,), scaling=choice), data)
         found = [layer for layer in model.layers if isinstance(layer, Standardize)]
         return len(found[0].mean) if found else 0
 
@@ -156,7 +156,7 @@ def test_scaling_choices() -> None:
 @pytest.mark.parametrize("difference", [False, True])
 def test_forecast_is_in_the_series_unit(difference: bool) -> None:
     dataset = make_dataset(Task.FORECAST)
-    model = build(Task.FORECAST, ModelConfig("gru", units=(4,), difference=difference), dataset)
+    model = build(Task.FORECAST, RecurrentConfig("gru", units=(4,), difference=difference), dataset)
     head = model.get_layer("head")
     head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
     answer = answers(model, dataset.test.x)["forecast"]
@@ -205,10 +205,10 @@ def test_attention_in_half_precision_stays_finite() -> None:
 def test_mixed_precision_keeps_edges_in_float32() -> None:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        model = build(Task.FORECAST, ModelConfig("gru", units=(4,), difference=True), make_dataset(Task.FORECAST))
+        model = build(Task.FORECAST, RecurrentConfig("gru", units=(4,), difference=True), make_dataset(Task.FORECAST))
         assert model.get_layer("standardize_sequence").compute_dtype == "float32"
         assert model.output["forecast"].dtype == "float32"
-        model = build(Task.CLASSIFICATION, ModelConfig(units=(4,)), make_dataset(Task.CLASSIFICATION))
+        model = build(Task.CLASSIFICATION, RecurrentConfig(units=(4,)), make_dataset(Task.CLASSIFICATION))
         assert model.get_layer("lstm_1").compute_dtype == "bfloat16"
         assert model.output["label"].dtype == "float32"
     finally:
@@ -218,7 +218,7 @@ def test_mixed_precision_keeps_edges_in_float32() -> None:
 @pytest.mark.parametrize("task", list(Task))
 def test_saved_model_gives_the_same_answers(task: Task, tmp_path: Path) -> None:
     dataset = make_dataset(task, tokens=task is Task.LANGUAGE_MODEL)
-    config = ModelConfig(
+    config = RecurrentConfig(
         "gru", units=(4, 4), pooling="attention", residual=True, difference=task is Task.FORECAST, dense=3
     )
     model = build(task, config, dataset)
@@ -251,7 +251,7 @@ def test_several_inputs_are_read_together() -> None:
     for part, split in dataset.parts.items():
         tokens = np.full((len(split), STEPS), 2, np.int32)
         parts[part] = dataclasses.replace(split, x={**split.x, "tokens": tokens})
-    model = build(Task.CLASSIFICATION, ModelConfig(units=(4,), embedding=5), dataclasses.replace(dataset, **parts))
+    model = build(Task.CLASSIFICATION, RecurrentConfig(units=(4,), embedding=5), dataclasses.replace(dataset, **parts))
     assert set(model.input) == {"sequence", "tokens"}
     assert model.get_layer("inputs").output.shape == (None, STEPS, FEATURES + 5)
 
@@ -259,7 +259,7 @@ def test_several_inputs_are_read_together() -> None:
 def test_model_learns_digits() -> None:
     keras.utils.set_random_seed(0)
     dataset = load(DataConfig("digits-rows"), Task.CLASSIFICATION, seed=0)
-    model = build(Task.CLASSIFICATION, ModelConfig("gru", units=(32,), pooling="attention"), dataset)
+    model = build(Task.CLASSIFICATION, RecurrentConfig("gru", units=(32,), pooling="attention"), dataset)
     model.compile(keras.optimizers.Adam(0.01), loss={"label": "sparse_categorical_crossentropy"})
     model.fit(dataset.train.x, dataset.train.y, epochs=6, batch_size=32, verbose=0)
     answer = model.predict(dataset.test.x, verbose=0)["label"].argmax(axis=-1)
@@ -269,35 +269,35 @@ def test_model_learns_digits() -> None:
 @pytest.mark.parametrize(
     ("task", "config", "message"),
     [
-        (Task.CLASSIFICATION, ModelConfig("elman"), "model.cell must be one of rnn, lstm, gru"),
-        (Task.CLASSIFICATION, ModelConfig(pooling="sum"), "model.pooling"),
-        (Task.CLASSIFICATION, ModelConfig(scaling="min-max"), "model.scaling"),
-        (Task.CLASSIFICATION, ModelConfig(units=()), "at least one layer"),
-        (Task.CLASSIFICATION, ModelConfig(units=(8, 0)), "at least one unit"),
-        (Task.CLASSIFICATION, ModelConfig(dropout=1.0), "model.dropout"),
-        (Task.CLASSIFICATION, ModelConfig(recurrent_dropout=-0.1), "model.recurrent_dropout"),
-        (Task.CLASSIFICATION, ModelConfig(dense=-1), "model.dense"),
-        (Task.CLASSIFICATION, ModelConfig(difference=True), "model.difference"),
-        (Task.LANGUAGE_MODEL, ModelConfig(bidirectional=True), "reads forwards only"),
-        (Task.LANGUAGE_MODEL, ModelConfig(embedding=0), "model.embedding"),
+        (Task.CLASSIFICATION, RecurrentConfig("elman"), "model.cell must be one of rnn, lstm, gru"),
+        (Task.CLASSIFICATION, RecurrentConfig(pooling="sum"), "model.pooling"),
+        (Task.CLASSIFICATION, RecurrentConfig(scaling="min-max"), "model.scaling"),
+        (Task.CLASSIFICATION, RecurrentConfig(units=()), "at least one layer"),
+        (Task.CLASSIFICATION, RecurrentConfig(units=(8, 0)), "at least one unit"),
+        (Task.CLASSIFICATION, RecurrentConfig(dropout=1.0), "model.dropout"),
+        (Task.CLASSIFICATION, RecurrentConfig(recurrent_dropout=-0.1), "model.recurrent_dropout"),
+        (Task.CLASSIFICATION, RecurrentConfig(dense=-1), "model.dense"),
+        (Task.CLASSIFICATION, RecurrentConfig(difference=True), "model.difference"),
+        (Task.LANGUAGE_MODEL, RecurrentConfig(bidirectional=True), "reads forwards only"),
+        (Task.LANGUAGE_MODEL, RecurrentConfig(embedding=0), "model.embedding"),
     ],
 )
-def test_wrong_settings_are_refused(task: Task, config: ModelConfig, message: str) -> None:
+def test_wrong_settings_are_refused(task: Task, config: RecurrentConfig, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(task, config, make_dataset(task, tokens=task is Task.LANGUAGE_MODEL))
 
 
 def test_data_of_another_task_is_refused() -> None:
     with pytest.raises(UsageError, match="needs the target labels"):
-        build(Task.LABELLING, ModelConfig(), make_dataset(Task.CLASSIFICATION))
+        build(Task.LABELLING, RecurrentConfig(), make_dataset(Task.CLASSIFICATION))
     dataset = make_dataset(Task.CLASSIFICATION)
     images = {
         part: dataclasses.replace(split, x={"image": np.zeros((len(split), 4, 4, 3), np.float32)})
         for part, split in dataset.parts.items()
     }
     with pytest.raises(UsageError, match="image"):
-        build(Task.CLASSIFICATION, ModelConfig(), dataclasses.replace(dataset, **images))
+        build(Task.CLASSIFICATION, RecurrentConfig(), dataclasses.replace(dataset, **images))
     dataset = make_dataset(Task.LABELLING)
     short = dataclasses.replace(dataset.train, y={"labels": dataset.train.y["labels"][:, :-1]})
     with pytest.raises(UsageError, match="one answer a step"):
-        build(Task.LABELLING, ModelConfig(), dataclasses.replace(dataset, train=short))
+        build(Task.LABELLING, RecurrentConfig(), dataclasses.replace(dataset, train=short))

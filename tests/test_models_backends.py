@@ -20,16 +20,16 @@ import keras
 from pathlib import Path
 from edge_dl import models
 from edge_dl.data import load
-from edge_dl.recipe import DataConfig, ModelConfig, Task
+from edge_dl.recipe import DataConfig, RecurrentConfig, Task
 
 assert keras.backend.backend() == BACKEND, keras.backend.backend()
 folder = Path(FOLDER)
 classes = load(DataConfig("digits-rows", limit=64), Task.CLASSIFICATION, seed=0)
 series = load(DataConfig("seasonal", samples=400, limit=64, window=24, horizon=4), Task.FORECAST, seed=0)
 configs = {
-    "lstm": (classes, ModelConfig("lstm", (8, 8), bidirectional=True, residual=True, pooling="attention")),
-    "gru": (series, ModelConfig("gru", (8,), pooling="mean", difference=True, dense=4)),
-    "rnn": (classes, ModelConfig("rnn", (8, 8), residual=True, dropout=0.1)),
+    "lstm": (classes, RecurrentConfig("lstm", (8, 8), bidirectional=True, residual=True, pooling="attention")),
+    "gru": (series, RecurrentConfig("gru", (8,), pooling="mean", difference=True, dense=4)),
+    "rnn": (classes, RecurrentConfig("rnn", (8, 8), residual=True, dropout=0.1)),
 }
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from edge_dl.data import Dataset, Split
 from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
-from edge_dl.training.batches import Arrays, Augmentation, evaluation_rows, random_rotations, training_rows
+from edge_dl.training.batches import (
+    Arrays,
+    Augmentation,
+    evaluation_rows,
+    move_pictures,
+    random_rotations,
+    training_rows,
+)
 
 
 def dataset(features: int = 3, samples: int = 400, scaling: str = "feature") -> Dataset:
@@ -36,9 +43,9 @@ def test_training_rows_change_with_epoch_and_seed() -> None:
     assert not np.array_equal(rows[1], rows[2])
 
 
-@given(count=st.integers(1, 5000), steps=st.integers(1, 200), units=st.integers(1, 512))
-def test_evaluation_sees_every_sample_once_in_at_most_two_shapes(count: int, steps: int, units: int) -> None:
-    parts = evaluation_rows(Arrays({"x": np.zeros((count, steps))}, {}), 10, units)
+@given(count=st.integers(1, 5000), numbers=st.integers(1, 1 << 20))
+def test_evaluation_sees_every_sample_once_in_at_most_two_shapes(count: int, numbers: int) -> None:
+    parts = evaluation_rows(count, numbers)
     assert len(parts) <= 2
     np.testing.assert_array_equal(np.concatenate([part.ravel() for part in parts]), np.arange(count))
 
@@ -88,3 +95,26 @@ def test_nothing_asked_for_is_no_augmentation() -> None:
 def test_rotation_needs_three_axis_sensors() -> None:
     with pytest.raises(UsageError, match=r"groups of three.*4 features"):
         Augmentation(TrainingConfig(rotation=0.1), dataset(features=4))
+
+
+def test_pictures_are_shifted_by_at_most_the_share_and_repeat_their_edge() -> None:
+    pictures = np.arange(300 * 10 * 20, dtype=np.int32).reshape(300, 10, 20, 1)
+    moved = move_pictures(pictures, 0.1, False, np.random.default_rng(0))
+    assert moved.dtype == pictures.dtype
+    shifts = set()
+    for before, after in zip(pictures[..., 0], moved[..., 0], strict=True):
+        row, column = np.argwhere(before == after[5, 10])[0]
+        down, right = 5 - row, 10 - column
+        rows, columns = np.clip(np.arange(10) - down, 0, 9), np.clip(np.arange(20) - right, 0, 19)
+        np.testing.assert_array_equal(after, before[rows][:, columns])
+        shifts.add((down, right))
+    assert shifts == {(down, right) for down in (-1, 0, 1) for right in (-2, -1, 0, 1, 2)}
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (400, 6, 6, 3)).astype(np.uint8)
+    moved = move_pictures(pictures, 0.0, True, np.random.default_rng(2))
+    mirrored = (moved == pictures[:, :, ::-1]).all(axis=(1, 2, 3))
+    same = (moved == pictures).all(axis=(1, 2, 3))
+    assert (mirrored | same).all()
+    assert 150 < mirrored.sum() < 250

@@ -8,7 +8,7 @@ import pytest
 
 from edge_dl import models
 from edge_dl.data import Dataset, Split
-from edge_dl.recipe import ModelConfig, Task
+from edge_dl.recipe import RecurrentConfig, Task
 from edge_dl.training.gradient_flow import gradient_flow, input_gradients
 
 RNG = np.random.default_rng(3)
@@ -43,7 +43,7 @@ def numerical(loss: Any, point: np.ndarray, size: float = 1e-2) -> np.ndarray:
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_gradients_are_those_of_finite_differences(cell: str) -> None:
     data = sequences()
-    model = models.build(data.task, ModelConfig(cell, (4,), dropout=0.3, recurrent_dropout=0.2), data)
+    model = models.build(data.task, RecurrentConfig(cell, (4,), dropout=0.3, recurrent_dropout=0.2), data)
     split = data.validation
     found = input_gradients(model, CROSS_ENTROPY, split)["sequence"]
 
@@ -56,7 +56,7 @@ def test_gradients_are_those_of_finite_differences(cell: str) -> None:
 
 def test_models_that_answer_each_step_are_judged_by_their_last_answer() -> None:
     data = sequences(Task.LABELLING)
-    model = models.build(data.task, ModelConfig("gru", (4,)), data)
+    model = models.build(data.task, RecurrentConfig("gru", (4,)), data)
     split = data.validation
     found = input_gradients(model, CROSS_ENTROPY, split, last_answer=True)["sequence"]
 
@@ -69,7 +69,7 @@ def test_models_that_answer_each_step_are_judged_by_their_last_answer() -> None:
 
 def test_tokens_are_differentiated_by_their_embeddings() -> None:
     data = tokens()
-    model = models.build(data.task, ModelConfig("lstm", (4,), embedding=3), data)
+    model = models.build(data.task, RecurrentConfig("lstm", (4,), embedding=3), data)
     split = data.validation
     found = input_gradients(model, CROSS_ENTROPY, split, last_answer=True)["tokens"]
     assert found.shape == (SAMPLES, STEPS, 3)
@@ -90,7 +90,7 @@ def test_tokens_are_differentiated_by_their_embeddings() -> None:
 
 def test_a_flow_has_one_norm_a_step_and_changes_nothing() -> None:
     data = sequences()
-    model = models.build(data.task, ModelConfig("rnn", (4,), recurrent_dropout=0.2), data)
+    model = models.build(data.task, RecurrentConfig("rnn", (4,), recurrent_dropout=0.2), data)
     before = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in model.variables]
     flow = gradient_flow(model, CROSS_ENTROPY, data)
     gradients = input_gradients(model, CROSS_ENTROPY, data.validation)["sequence"]
@@ -101,7 +101,7 @@ def test_a_flow_has_one_norm_a_step_and_changes_nothing() -> None:
 
 def test_a_small_recurrent_weight_makes_the_gradient_vanish() -> None:
     data = sequences()
-    model = models.build(data.task, ModelConfig("rnn", (4,)), data)
+    model = models.build(data.task, RecurrentConfig("rnn", (4,)), data)
     layer = model.get_layer("rnn_1")
     kernel, _, bias = layer.get_weights()
     layer.set_weights([kernel, 0.1 * np.eye(4, dtype=np.float32), bias])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edge_dl.data import Dataset, Split
-from edge_dl.recipe import DataConfig, ModelConfig, Recipe, Task, TrainingConfig, apply_overrides
+from edge_dl.recipe import DataConfig, Recipe, RecurrentConfig, Task, TrainingConfig, apply_overrides
 from edge_dl.training import train, trainer
 
 
@@ -43,7 +43,7 @@ RECIPE = Recipe(
     "",
     Task.CLASSIFICATION,
     DataConfig("signs"),
-    ModelConfig("gru", (5,), dropout=0.2, recurrent_dropout=0.1),
+    RecurrentConfig("gru", (5,), dropout=0.2, recurrent_dropout=0.1),
     TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", learning_rate=0.02, schedule="plateau", plateau=1,
                    warmup=2, weight_decay=0.01, label_smoothing=0.05, patience=6, noise=0.1, gain=0.1,
                    jit_compile="off"),

@@ -61,11 +61,14 @@ def training_rows(config: TrainingConfig, count: int, epoch: int) -> np.ndarray:
     return order[: count // batch * batch].reshape(-1, batch)
 
 
-def evaluation_rows(arrays: Arrays, classes: int, units: int) -> list[np.ndarray]:
-    """Rows of each evaluation batch: every sample once, in at most two shapes, [(steps, batch), ...]."""
-    count = len(arrays)
-    steps = max(array.shape[1] if array.ndim > 1 else 1 for array in arrays.x.values())
-    largest = int(np.clip(_EVALUATION_NUMBERS // max(1, steps * max(classes, 4 * units)), 16, 1024))
+def evaluation_rows(count: int, numbers: int) -> list[np.ndarray]:
+    """Rows of each evaluation batch: every sample once, in at most two shapes, [(steps, batch), ...].
+
+    Args:
+        count: samples.
+        numbers: the most that one layer keeps of one sample (`edge_dl.models.widest`).
+    """
+    largest = int(np.clip(_EVALUATION_NUMBERS // max(1, numbers), 16, 1024))
     parts = -(-count // largest)
     small, larger = divmod(count, parts)
     rows = np.arange(count, dtype=np.int32)
@@ -75,10 +78,10 @@ def evaluation_rows(arrays: Arrays, classes: int, units: int) -> list[np.ndarray
 
 
 class Augmentation:
-    """Random changes of float inputs during training, drawn anew each epoch.
+    """Random changes of inputs during training, drawn anew each epoch.
 
     Args:
-        config: `noise`, `gain` and `rotation`; all 0: nothing to do.
+        config: `noise`, `gain` and `rotation` of float inputs, `shift` and `flip` of pictures; all 0: nothing to do.
         dataset: gives each feature's deviation, from its training part.
 
     Raises:
@@ -88,6 +91,8 @@ class Augmentation:
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
         self._config = config
         self._deviation: dict[str, np.ndarray] = {}
+        moved = config.shift or config.flip
+        self._pictures = [name for name, array in dataset.train.x.items() if moved and array.ndim == 4]
         if not (config.noise or config.gain or config.rotation):
             return
         for name, array in dataset.train.x.items():
@@ -102,12 +107,14 @@ class Augmentation:
             self._deviation[name] = np.asarray(array.std(axis=axes, dtype=np.float64), np.float32)
 
     def __bool__(self) -> bool:
-        return bool(self._deviation)
+        return bool(self._deviation or self._pictures)
 
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         """A changed copy of `arrays` for epoch `epoch`."""
         rng = np.random.default_rng([self._config.seed, epoch, _NOISE])
         x = dict(arrays.x)
+        for name in self._pictures:
+            x[name] = move_pictures(x[name], self._config.shift, self._config.flip, rng)
         for name, deviation in self._deviation.items():
             x[name] = self._change(x[name], deviation, rng)
         return Arrays(x, arrays.y, arrays.weight)
@@ -126,6 +133,24 @@ class Augmentation:
             noise *= self._config.noise * deviation
             changed += noise
         return changed
+
+
+def move_pictures(pictures: np.ndarray, shift: float, flip: bool, rng: np.random.Generator) -> np.ndarray:
+    """Shifted and mirrored copies of pictures (samples, height, width, channels), type kept.
+
+    Args:
+        shift: largest shift, as a share of each side; what comes in repeats the edge.
+        flip: whether half of the pictures, drawn at random, are mirrored left to right.
+    """
+    count, height, width, _ = pictures.shape
+    high, wide = round(shift * height), round(shift * width)
+    down = rng.integers(-high, high + 1, count)
+    right = rng.integers(-wide, wide + 1, count)
+    mirrored = rng.random(count) < 0.5 if flip else np.zeros(count, bool)
+    rows = np.clip(np.arange(height)[None, :] - down[:, None], 0, height - 1)
+    columns = np.clip(np.arange(width)[None, :] - right[:, None], 0, width - 1)
+    columns[mirrored] = columns[mirrored, ::-1]
+    return pictures[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def random_rotations(count: int, deviation: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_dl.recipe import ChecksConfig, DataConfig, ModelConfig, Recipe, Task, TrainingConfig
+from edge_dl.recipe import ChecksConfig, DataConfig, ImageConfig, Recipe, RecurrentConfig, Task, TrainingConfig
 
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)
@@ -15,7 +15,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequence classification with a SimpleRNN",
             Task.CLASSIFICATION,
             _DIGITS,
-            ModelConfig("rnn", (64, 64), dropout=0.1),
+            RecurrentConfig("rnn", (64, 64), dropout=0.1),
             TrainingConfig(epochs=40, schedule="cosine", learning_rate=1e-3),
         ),
         Recipe(
@@ -23,7 +23,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequence classification with an LSTM",
             Task.CLASSIFICATION,
             _DIGITS,
-            ModelConfig("lstm", (64, 64), dropout=0.1),
+            RecurrentConfig("lstm", (64, 64), dropout=0.1),
             _DIGITS_TRAINING,
         ),
         Recipe(
@@ -31,7 +31,7 @@ RECIPES: dict[str, Recipe] = {
             "Sequence classification with a GRU",
             Task.CLASSIFICATION,
             _DIGITS,
-            ModelConfig("gru", (64, 64), dropout=0.1),
+            RecurrentConfig("gru", (64, 64), dropout=0.1),
             _DIGITS_TRAINING,
         ),
         Recipe(
@@ -39,7 +39,7 @@ RECIPES: dict[str, Recipe] = {
             "Several steps of a series ahead with a GRU, against the naive and the seasonal forecast",
             Task.FORECAST,
             DataConfig("seasonal", window=96, horizon=24, season=24),
-            ModelConfig("gru", (48,), difference=True),
+            RecurrentConfig("gru", (48,), difference=True),
             TrainingConfig(epochs=15, schedule="cosine", learning_rate=2e-3, patience=5),
             checks=ChecksConfig(max_drop=0.02),
         ),
@@ -48,7 +48,7 @@ RECIPES: dict[str, Recipe] = {
             "The next character (or word) with an LSTM",
             Task.LANGUAGE_MODEL,
             DataConfig("python-topics", window=64, stride=64, level="character"),
-            ModelConfig("lstm", (128,), embedding=32, dropout=0.1),
+            RecurrentConfig("lstm", (128,), embedding=32, dropout=0.1),
             TrainingConfig(epochs=15, batch_size=32, schedule="cosine", learning_rate=4e-3),
         ),
         Recipe(
@@ -57,8 +57,24 @@ RECIPES: dict[str, Recipe] = {
             Task.REGRESSION,
             DataConfig("adding", length=100, samples=10_000),
             # Inputs are between 0 and 1 as they come; a scaled marker, rare as it is, would be a large number.
-            ModelConfig("gru", (64,), scaling="none"),
+            RecurrentConfig("gru", (64,), scaling="none"),
             TrainingConfig(epochs=20, schedule="cosine", learning_rate=3e-3),
+        ),
+        Recipe(
+            "cnn",
+            "Image classification with convolution, ReLU and pooling, twice, and a fully connected layer",
+            Task.CLASSIFICATION,
+            DataConfig("digits", input="image"),
+            ImageConfig("cnn", (32, 64), dense=128, dropout=0.4),
+            TrainingConfig(epochs=30, schedule="cosine", learning_rate=2e-3, shift=0.1),
+        ),
+        Recipe(
+            "resnet8",
+            "Image classification with MLPerf Tiny's ResNet-8",
+            Task.CLASSIFICATION,
+            DataConfig("digits", input="image"),
+            ImageConfig("resnet8", l2=1e-4),
+            TrainingConfig(epochs=30, batch_size=32, schedule="cosine", learning_rate=2e-3, shift=0.1),
         ),
     )
 }

@@ -19,7 +19,7 @@ from edge_dl.data.dataset import Dataset
 from edge_dl.errors import StageError, UsageError
 from edge_dl.files import atomic_path, write_json
 from edge_dl.progress import SILENT, Progress, Step
-from edge_dl.recipe import ModelConfig, Recipe, Task, to_json
+from edge_dl.recipe import Network, Recipe, RecurrentConfig, Task, to_json
 from edge_dl.runfolder import digest
 from edge_dl.training import checkpoint as checkpoints
 from edge_dl.training.backend import (
@@ -34,7 +34,7 @@ from edge_dl.training.backend import (
 from edge_dl.training.batches import Arrays, Augmentation, evaluation_rows, training_rows
 from edge_dl.training.checkpoint import Checkpoint
 
-Build = Callable[[Task, ModelConfig, Dataset], Any]
+Build = Callable[[Task, Network, Dataset], Any]
 # A call of the backend cannot be interrupted or watched: calls are sized to take about so long.
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
@@ -124,13 +124,14 @@ class _Training:
             metrics={self.output: metrics},
             jit_compile=False,
         )
-        time_steps = max(array.shape[1] if array.ndim > 1 else 1 for array in self.training.x.values())
+        # Rank 4 are pictures, which no layer walks through step by step.
+        time_steps = max(array.shape[1] if array.ndim in (2, 3) else 1 for array in self.training.x.values())
         xla = choose_xla(
             self.config.jit_compile,
             backend,
             device,
             time_steps=time_steps,
-            random=bool(recipe.model.dropout or recipe.model.recurrent_dropout),
+            random=_draws(self.model),
             updates=self.config.epochs * self.steps,
         )
         sample = Arrays.of(dataset.train.take(np.arange(min(2, len(dataset.train)))))
@@ -184,13 +185,14 @@ class _Training:
             keras.mixed_precision.set_dtype_policy(before)
 
     def _epochs(self, state: Checkpoint, log: Any) -> None:
+        from edge_dl.models import widest
+
         augment = Augmentation(self.config, self.dataset)
         data = None if augment else self.loop.place(self.training)
         checks: list[tuple[Any, list[np.ndarray]]] = []
         if self.validation is not None:
-            units = max(self.recipe.model.units) * (2 if self.recipe.model.bidirectional else 1)
-            classes = int(self.model.outputs[0].shape[-1])
-            checks = [(self.loop.place(self.validation), evaluation_rows(self.validation, classes, units))]
+            batches = evaluation_rows(len(self.validation), widest(self.model))
+            checks = [(self.loop.place(self.validation), batches)]
         saved = time.monotonic()
         with self.progress.step(f"Training {self.recipe.name}", self.config.epochs * self.steps) as bar:
             bar.advance(state.epoch * self.steps)
@@ -333,6 +335,8 @@ class _Training:
     def _gradient_flow(self) -> list[float]:
         from edge_dl.training.gradient_flow import gradient_flow
 
+        if not isinstance(self.recipe.model, RecurrentConfig):
+            return []  # There is no time for gradients to flow through.
         return gradient_flow(self.model, self.loss, self.dataset)
 
     @contextlib.contextmanager
@@ -378,8 +382,15 @@ class _Training:
         }
         write_json(self.folder / "history.json", {"epochs": state.history, **facts})
         flow = {"untrained": state.state["untrained"], "trained": self._gradient_flow()}
-        steps = list(range(len(flow["untrained"])))
-        write_json(self.folder / "gradient_flow.json", {"steps": steps, "curves": flow})
+        if steps := list(range(len(flow["untrained"]))):
+            write_json(self.folder / "gradient_flow.json", {"steps": steps, "curves": flow})
+
+
+def _draws(model: Any) -> bool:
+    """Whether the model draws random numbers in training."""
+    rates = ("rate", "dropout", "recurrent_dropout")  # Seeds alone tell nothing: recurrent layers always have them.
+    layers = model._flatten_layers()
+    return any(isinstance(rate := getattr(layer, key, 0), float) and rate > 0 for layer in layers for key in rates)
 
 
 @contextlib.contextmanager

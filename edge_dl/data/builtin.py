@@ -20,7 +20,25 @@ def digits_rows(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     Raises:
         UsageError: the task is not classification, or scikit-learn is not installed.
     """
-    check_task("digits-rows", task, Task.CLASSIFICATION)
+    images, target = _digits("digits-rows", task)
+    split = Split({"sequence": images.astype(np.float32)}, {"label": target}, np.arange(len(images)))
+    return _digits_source("digits-rows", split, "shared")
+
+
+def digits(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """Scikit-learn's 1,797 handwritten digits as grey pictures: (8, 8, 1) uint8 from 0 to 255, 10 classes.
+
+    Raises:
+        UsageError: the task is not classification, or scikit-learn is not installed.
+    """
+    images, target = _digits("digits", task)
+    # The source counts 17 shades; a picture has 256.
+    pictures = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]
+    return _digits_source("digits", Split({"image": pictures}, {"label": target}, np.arange(len(images))), "feature")
+
+
+def _digits(name: str, task: Task | None) -> tuple[np.ndarray, np.ndarray]:
+    check_task(name, task, Task.CLASSIFICATION)
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -29,17 +47,19 @@ def digits_rows(config: DataConfig, task: Task | None, *, seed: int) -> Source:
             received="no scikit-learn",
             todo="Install it: pip install 'edge-dl[train]'.",
         ) from None
-    digits = load_digits()
-    images = digits.images.astype(np.float32)
-    split = Split({"sequence": images}, {"label": digits.target.astype(np.int32)}, np.arange(len(images)))
+    found = load_digits()
+    return found.images, found.target.astype(np.int32)
+
+
+def _digits_source(name: str, split: Split, scaling: str) -> Source:
     return Source(
-        "digits-rows",
+        name,
         {"all": split},
         labels=tuple(str(digit) for digit in range(10)),
         source="scikit-learn load_digits: test part of Optical Recognition of Handwritten Digits, UCI (Alpaydin & "
         "Kaynak 1998)",
         licence="CC BY 4.0",
-        scaling="shared",
+        scaling=scaling,
     )
 
 

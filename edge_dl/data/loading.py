@@ -8,6 +8,8 @@ from edge_dl.errors import UsageError
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import DataConfig, Task
 
+INPUTS = ("", "sequence", "image")
+
 
 def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Progress = SILENT) -> Dataset:
     """Load the data that `config` names.
@@ -35,6 +37,8 @@ def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Prog
 def _check(config: DataConfig) -> None:
     if not config.source:
         raise UsageError("Data must be named.", todo="Name a set from `edge-dl data list`, or a file.")
+    if config.input not in INPUTS:
+        raise UsageError("data.input must be sequence, image or empty.", received=config.input)
     for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples"):
         if getattr(config, key) < 0:
             raise UsageError(f"data.{key} must not be negative.", received=str(getattr(config, key)))

@@ -82,6 +82,15 @@ SETS: dict[str, NamedSet] = {
             builtin.digits_rows,
         ),
         NamedSet(
+            "digits",
+            "1,797 handwritten digits as grey pictures of 8x8 pixels",
+            Task.CLASSIFICATION,
+            "CC BY 4.0",
+            "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+            "built-in",
+            builtin.digits,
+        ),
+        NamedSet(
             "python-topics",
             "English prose about Python, from the help that ships with CPython",
             Task.LANGUAGE_MODEL,

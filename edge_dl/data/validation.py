@@ -12,9 +12,10 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 
 MIN_SAMPLES = {"train": 2, "validation": 1, "test": 1}
-RANKS = {"sequence": 3, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3, "next_token": 2}
+RANKS = {"sequence": 3, "image": 4, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3, "next_token": 2}
 MEANING = {
     "sequence": "(samples, steps, features)",
+    "image": "(samples, height, width, channels)",
     "tokens": "(samples, steps)",
     "label": "(samples,)",
     "labels": "(samples, steps)",

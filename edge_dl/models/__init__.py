@@ -1,4 +1,4 @@
-"""Keras definitions of recurrent networks, in keras.ops only: they train on TensorFlow, JAX and PyTorch.
+"""Keras definitions of recurrent and image networks, in keras.ops only: they train on TensorFlow, JAX and PyTorch.
 
 Importing this package does not import Keras; naming one of its functions or layers does. `register()` makes the
 layers known to `keras.saving.load_model`.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
-    from edge_dl.models.recurrent import build
+    from edge_dl.models.building import build, widest
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
 
 _WHERE = {
@@ -18,7 +18,8 @@ _WHERE = {
     "LastObservation": "edge_dl.models.scaling",
     "Standardize": "edge_dl.models.scaling",
     "Unstandardize": "edge_dl.models.scaling",
-    "build": "edge_dl.models.recurrent",
+    "build": "edge_dl.models.building",
+    "widest": "edge_dl.models.building",
 }
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Unstandardize",
     "build",
     "register",
+    "widest",
 ]
 
 

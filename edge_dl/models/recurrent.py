@@ -17,7 +17,7 @@ from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import UsageError
 from edge_dl.models.attention import AdditiveAttentionPooling
 from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
-from edge_dl.recipe import ModelConfig, Task
+from edge_dl.recipe import RecurrentConfig, Task
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 POOLINGS = ("last", "mean", "max", "attention")
@@ -25,7 +25,7 @@ SCALINGS = ("auto", "feature", "shared", "none")
 EACH_STEP = (Task.LABELLING, Task.LANGUAGE_MODEL)
 
 
-def build(task: Task, config: ModelConfig, dataset: Dataset) -> keras.Model:
+def build(task: Task, config: RecurrentConfig, dataset: Dataset) -> keras.Model:
     """A network for `task`, shaped for `dataset`, with scaling fitted on its training part.
 
     Weights are drawn from Keras' global seed (`keras.utils.set_random_seed`): recurrent kernels orthogonal, forget
@@ -59,7 +59,7 @@ def build(task: Task, config: ModelConfig, dataset: Dataset) -> keras.Model:
     return keras.Model(inputs, {name: output}, name=f"{config.cell}_{task.value.replace('-', '_')}")
 
 
-def _check(task: Task, config: ModelConfig, dataset: Dataset) -> None:
+def _check(task: Task, config: RecurrentConfig, dataset: Dataset) -> None:
     _one_of("model.cell", config.cell, tuple(CELLS))
     _one_of("model.pooling", config.pooling, POOLINGS)
     _one_of("model.scaling", config.scaling, SCALINGS)
@@ -110,7 +110,7 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"{key} must be one of {', '.join(known)}.", received=value)
 
 
-def _read_inputs(config: ModelConfig, dataset: Dataset) -> tuple[dict[str, Any], Any]:
+def _read_inputs(config: RecurrentConfig, dataset: Dataset) -> tuple[dict[str, Any], Any]:
     scaling = dataset.scaling if config.scaling == "auto" else config.scaling
     inputs, features = {}, []
     for name, array in dataset.train.x.items():
@@ -136,7 +136,7 @@ def token_count(dataset: Dataset, name: str = "tokens") -> int:
     return 1 + max(int(split.x[name].max()) for split in dataset.parts.values())
 
 
-def _recurrent_layer(x: Any, number: int, units: int, config: ModelConfig, *, sequences: bool) -> Any:
+def _recurrent_layer(x: Any, number: int, units: int, config: RecurrentConfig, *, sequences: bool) -> Any:
     name = f"{config.cell}_{number}"
     settings: dict[str, Any] = {"recurrent_initializer": "orthogonal"}
     if config.cell == "lstm":
@@ -157,7 +157,7 @@ def _recurrent_layer(x: Any, number: int, units: int, config: ModelConfig, *, se
     return h
 
 
-def _pool(h: Any, config: ModelConfig) -> Any:
+def _pool(h: Any, config: RecurrentConfig) -> Any:
     if config.pooling == "mean":
         return keras.layers.GlobalAveragePooling1D(name="pooling")(h)
     if config.pooling == "max":
@@ -165,7 +165,7 @@ def _pool(h: Any, config: ModelConfig) -> Any:
     return AdditiveAttentionPooling(units=config.units[-1], name="pooling")(h)
 
 
-def _head(h: Any, task: Task, config: ModelConfig, dataset: Dataset, inputs: dict[str, Any], name: str) -> Any:
+def _head(h: Any, task: Task, config: RecurrentConfig, dataset: Dataset, inputs: dict[str, Any], name: str) -> Any:
     target = dataset.train.y[name]
     if task in (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL):
         size = token_count(dataset) if task is Task.LANGUAGE_MODEL else len(dataset.labels)

@@ -5,8 +5,8 @@
    or `group` (samples,);
 3. `x/NAME`, `y/NAME` with several named inputs and targets, with the same optional `is_test` and `group`.
 
-Inputs of layouts 1 and 2 become `sequence` (rank 3; rank 2 of fractions is one feature) or `tokens` (rank 2 of whole
-numbers). `labels`, an array of text, names the classes.
+Inputs of layouts 1 and 2 become `sequence` (rank 3; rank 2 of fractions is one feature), `tokens` (rank 2 of whole
+numbers) or `image` (rank 4; rank 3 where data.input is "image"). `labels`, an array of text, names the classes.
 
 4. `tokens`, one stream of token numbers (tokens,) for a language model, perhaps with `vocabulary`, an array of text.
 """
@@ -41,9 +41,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     if any(name.startswith("x/") for name in arrays):
         return _named(arrays, file, task)
     if "x_train" in names:
-        return _parts(arrays, names, file, task)
+        return _parts(arrays, names, file, config, task)
     if "x" in names and "y" in names:
-        return _flagged(arrays, names, file, task)
+        return _flagged(arrays, names, file, config, task)
     if "tokens" in names:
         return _stream(arrays, names, file, config, task)
     raise UsageError(
@@ -63,7 +63,9 @@ def _load(file: DataFile) -> dict[str, np.ndarray]:
         return load_npz(Path(temporary.name))
 
 
-def _parts(arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, task: Task | None) -> Source:
+def _parts(
+    arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, config: DataConfig, task: Task | None
+) -> Source:
     raw: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, endings in (("train", ("train",)), ("test", ("test",)), ("validation", ("val", "validation", "valid"))):
         for ending in endings:
@@ -89,7 +91,8 @@ def _parts(arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile,
     start = 0
     groups = {}
     for part, (x, _) in raw.items():
-        parts[part] = as_split(x, targets[part], np.arange(start, start + len(x)), task, f"x_{part}")
+        index = np.arange(start, start + len(x))
+        parts[part] = as_split(x, targets[part], index, task, f"x_{part}", kind=config.input)
         start += len(x)
         group = next((names[f"{key}_{part}"] for key in GROUPS if f"{key}_{part}" in names), None)
         if group is not None:
@@ -97,11 +100,13 @@ def _parts(arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile,
     return _source(file, parts, groups, labels, next(iter(raw.values()))[0])
 
 
-def _flagged(arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, task: Task | None) -> Source:
+def _flagged(
+    arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, config: DataConfig, task: Task | None
+) -> Source:
     x, y = arrays[names["x"]], arrays[names["y"]]
     labels = _text_list(arrays, names, "labels", file)
     targets, labels = encode_targets({"all": y}, task, labels)
-    whole = as_split(x, targets["all"], np.arange(len(x)), task, "X")
+    whole = as_split(x, targets["all"], np.arange(len(x)), task, "X", kind=config.input)
     parts, groups = _cut(whole, arrays, names)
     return _source(file, parts, groups, labels, x)
 
@@ -192,15 +197,19 @@ def _source(
     return Source(stem, parts, groups, labels, source=str(file), scaling=scaling)
 
 
-def as_split(x: np.ndarray, y: np.ndarray, index: np.ndarray, task: Task | None, where: str) -> Split:
+def as_split(
+    x: np.ndarray, y: np.ndarray, index: np.ndarray, task: Task | None, where: str, *, kind: str = ""
+) -> Split:
     """A part with its arrays named for `task`.
 
     Args:
-        x: (samples, steps, features), (samples, steps) or any shape when the task is not known.
+        x: (samples, steps, features), (samples, steps), (samples, height, width, channels), (samples, height, width) of
+            `kind` "image", or any shape when the task is not known.
         y: targets, first axis the sample; classes already numbered.
         index: (samples,) row in the source.
         task: names the target; None: `target`.
         where: what to call the inputs in messages.
+        kind: "sequence", "image", or "" for what the rank tells.
 
     Raises:
         UsageError: the inputs are empty, not numbers or of the wrong rank.
@@ -213,6 +222,8 @@ def as_split(x: np.ndarray, y: np.ndarray, index: np.ndarray, task: Task | None,
     target = output_name(task) if task else "target"
     if task is None:
         return Split({"input": _plain(x)}, {target: _plain(y)}, index.astype(np.int64))
+    if kind == "image" or (not kind and x.ndim == 4):
+        return Split({"image": _pictures(x, where)}, {target: y}, index.astype(np.int64))
     if x.ndim == 2 and x.dtype.kind in "iu":
         if x.min() < 0:
             raise UsageError("Token numbers must not be negative.", received=f"{int(x.min())} in {where}")
@@ -221,7 +232,8 @@ def as_split(x: np.ndarray, y: np.ndarray, index: np.ndarray, task: Task | None,
         x = x[:, :, None]
     if x.ndim != 3:
         raise UsageError(
-            "Inputs must be (samples, steps, features), or (samples, steps) for one feature or tokens.",
+            "Inputs must be (samples, steps, features), or (samples, steps) for one feature or tokens, or pictures "
+            "(samples, height, width, channels).",
             received=f"{where} of shape {x.shape}",
         )
     return Split({"sequence": _finite32(x, where)}, {target: y}, index.astype(np.int64))
@@ -298,6 +310,24 @@ def _plain(array: np.ndarray) -> np.ndarray:
     if array.dtype.itemsize == 8 and array.size and np.abs(array).max() < 1 << 31:
         return array.astype(np.int32)
     return array
+
+
+def _pictures(array: np.ndarray, where: str) -> np.ndarray:
+    """(samples, height, width, channels): whole numbers from 0 to 255 as uint8, fractions as float32."""
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4:
+        raise UsageError(
+            "Pictures must be (samples, height, width, channels), or (samples, height, width) for grey ones.",
+            received=f"{where} of shape {array.shape}",
+        )
+    if array.dtype.kind not in "iub":
+        return _finite32(array, where)
+    if array.min() < 0 or array.max() > 255:
+        raise UsageError(
+            "Pictures of whole numbers go from 0 to 255.", received=f"{array.min()} to {array.max()} in {where}"
+        )
+    return array.astype(np.uint8)
 
 
 def _finite32(array: np.ndarray, where: str) -> np.ndarray:

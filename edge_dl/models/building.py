@@ -1,0 +1,47 @@
+"""`build`: from what a recipe says of its model to a Keras model, whatever kind of network it is."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+
+from edge_dl.data.dataset import Dataset
+from edge_dl.models import images, recurrent
+from edge_dl.recipe import ImageConfig, Network, Task
+
+
+def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
+    """A network for `task`, shaped for `dataset`, with scaling fitted on its training part.
+
+    See `edge_dl.models.recurrent.build` and `edge_dl.models.images.build`.
+
+    Raises:
+        UsageError: a setting is unknown, out of range or does not fit the task, or the data does not fit it.
+    """
+    if isinstance(config, ImageConfig):
+        return images.build(task, config, dataset)
+    return recurrent.build(task, config, dataset)
+
+
+def widest(model: keras.Model) -> int:
+    """The most numbers that one layer keeps of one sample: what decides how large an evaluation batch may be."""
+    found = 1
+    for layer in model._flatten_layers(include_self=False):
+        shapes = _shapes(layer)
+        found = max([found, *(math.prod(size or 1 for size in shape[1:]) for shape in shapes)])
+        both = isinstance(layer, keras.layers.Bidirectional)
+        inner = layer.forward_layer if both else layer
+        if hasattr(inner, "units") and hasattr(inner, "return_sequences") and shapes:
+            # A recurrent layer computes four gates a step, also where it gives the last step's answer alone.
+            steps = max((shape[1] or 1 for shape in _shapes(layer, "input") if len(shape) > 2), default=1)
+            found = max(found, 4 * inner.units * steps * (2 if both else 1))
+    return found
+
+
+def _shapes(layer: keras.layers.Layer, side: str = "output") -> list[tuple[int | None, ...]]:
+    try:
+        tensors = getattr(layer, side)
+    except (AttributeError, ValueError):  # Inside another layer, or never called: its owner's output counts.
+        return []
+    return [tuple(tensor.shape) for tensor in keras.tree.flatten(tensors)]
