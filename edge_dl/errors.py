@@ -75,6 +75,16 @@ class RefusedError(EdgeError):
     exit_code = 2
 
 
+def printable(text: str) -> str:
+    """A text that somebody else wrote, on one line and harmless to a terminal.
+
+    Line breaks become spaces; other control characters, marks that turn the direction of writing, and what no encoding
+    knows become escapes such as \\x1b.
+    """
+    line = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def signal_name(returncode: int) -> str:
     """Name of the signal behind a child's negative return code, e.g. -11 -> "SIGSEGV"; "" when it exited by itself."""
     if returncode >= 0:

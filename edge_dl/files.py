@@ -113,7 +113,11 @@ def member_path(folder: str | Path, name: str) -> Path:
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name or not _is_encodable(name):
         raise UsageError("A member's name must be a plain relative path.", received=repr(name))
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # A link that leads to itself.
+        inside = False
+    if Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise UsageError(
             "A member must lie inside its folder.",
             received=repr(name),

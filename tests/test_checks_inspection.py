@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 import tflite_models
 
-from edge_dl.checks.graph import IDENTIFIER, parse_graph
+from edge_dl.checks.counting import count
+from edge_dl.checks.graph import IDENTIFIER, Graph, GraphOperator, GraphTensor, Subgraph, parse_graph
 from edge_dl.checks.inspection import ModelReport, inspect_bytes, inspect_model, operator_versions, render, version_key
 from edge_dl.checks.verdicts import Verdict
 from edge_dl.checks.weights import check_weights, guess_quantization
@@ -279,6 +281,43 @@ def test_a_loop_that_calls_itself_is_refused(loop: bytes):
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     with pytest.raises(UsageError, match="in a circle"):
         inspect_bytes(bytes(builder.Output()))
+
+
+def graph_of(*subgraphs: Subgraph) -> Graph:
+    return Graph(subgraphs, (), {}, 0, "", b"", ((0, 0),))
+
+
+def operator(name: str, inputs: tuple[int, ...], outputs: tuple[int, ...], calls: tuple[int, ...] = ()):
+    return GraphOperator(name, 1, False, inputs, outputs, calls)
+
+
+def test_calls_that_grow_by_a_power_are_refused_soon():
+    # Three loops a level, fifteen levels: 6 ** 15 ways through the graph, and no circle.
+    tensor = GraphTensor("x", (1,), "int32")
+    levels = [
+        Subgraph("", (tensor,), tuple(operator("WHILE", (0,), (0,), (n + 1, n + 1)) for _ in range(3)), (0,), (0,))
+        for n in range(15)
+    ]
+    graph = graph_of(*levels, Subgraph("", (tensor,), (), (0,), (0,)))
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="too often"):
+        count(graph)
+    assert time.monotonic() - started < 60
+
+
+def test_a_condition_that_takes_what_it_gives_has_no_length():
+    tensors = (GraphTensor("x", (1,), "int32"), GraphTensor("again", (1,), "bool"))
+    condition = Subgraph("", tensors, (operator("LOGICAL_AND", (1, 1), (1,)),), (0,), (1,))
+    body = Subgraph("", tensors, (), (0,), (0,))
+    main = Subgraph("", tensors, (operator("WHILE", (0,), (0,), (1, 2)),), (0,), (0,))
+    assert [loop.iterations for loop in count(graph_of(main, condition, body)).loops] == [None]
+
+
+def test_names_in_a_file_cannot_play_tricks_on_a_terminal(tflite: Tflite):
+    report = inspect_model(tflite("conv-float32"))
+    report = replace(report, description="\x1b[2J\nsignature 'mine'")
+    assert "\x1b" not in render(report)
+    assert "\\x1b[2J signature 'mine'" in render(report).splitlines()[0]
 
 
 def test_inspecting_imports_neither_keras_nor_tensorflow_nor_an_interpreter(tflite: Tflite):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError, signal_name
+from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError, printable, signal_name
 
 
 def test_the_message_holds_every_part() -> None:
@@ -33,6 +33,18 @@ def test_errors_are_pickled_whole(rule: str, received: str, todo: str, variant: 
     assert str(again) == str(error)
     usage = pickle.loads(pickle.dumps(UsageError(rule, received=received, todo=todo)))
     assert (usage.rule, usage.received, usage.todo) == (rule, received, todo)
+
+
+@given(st.text())
+def test_what_others_wrote_is_one_harmless_line(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode("utf-8")
+    assert printable(shown) == shown
+
+
+def test_control_characters_are_shown() -> None:
+    assert printable("a\x1b[31mb\r\nc\u202ed\ud800é") == "a\\x1b[31mb c\\u202ed\\ud800é"
 
 
 def test_signals_have_names() -> None:

@@ -137,6 +137,12 @@ def test_members_outside_and_impossible_names(tmp_path: Path, name: Any) -> None
         member_path(tmp_path / "inside", name)
 
 
+def test_a_link_to_itself_is_no_member(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").symlink_to("labels.txt")
+    with pytest.raises(UsageError, match="inside its folder"):
+        member_path(tmp_path, "labels.txt")
+
+
 @given(st.text(st.characters(exclude_categories=[]), max_size=30))
 def test_a_member_never_leaves_its_folder(name: str) -> None:
     with tempfile.TemporaryDirectory() as root:

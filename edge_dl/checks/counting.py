@@ -36,6 +36,8 @@ PASSED_THROUGH = ("DEQUANTIZE", "RESHAPE", "TRANSPOSE", "CAST", "QUANTIZE")
 WEIGHT_TYPES = ("float32", "float16", "bfloat16", "float64", "int2", "int4", "uint4", "int8", "uint8", "int16")
 # A deeper nesting of loops than this is no model.
 DEEPEST = 16
+# So many operators, those of a subgraph once a place from which it is called: calls grow by a power with every level.
+MOST_OPERATORS = 1_000_000
 # TFLite's arena aligns every tensor to so many bytes (kDefaultTensorAlignment).
 ALIGNMENT = 64
 
@@ -91,6 +93,7 @@ def count(graph: Graph, start: int = 0) -> Cost:
         UsageError: subgraphs call each other in a circle.
     """
     cost = Cost()
+    makers = _Makers(graph)
     seen: set[int] = set()
     measured: set[int] = set()
     for visit in visits(graph, start, cost.loops):
@@ -102,7 +105,7 @@ def count(graph: Graph, start: int = 0) -> Cost:
                 cost.macs_complete = cost.macs_complete and visit.known
             for position in WEIGHT_INPUTS.get(operator.name, ()):
                 if position < len(operator.inputs):
-                    tensor = _constant_behind(graph, visit, operator.inputs[position])
+                    tensor = _constant_behind(graph, makers, visit, operator.inputs[position])
                     if tensor is not None and tensor.buffer not in seen and _is_matrix(tensor):
                         seen.add(tensor.buffer)
                         cost.weights.append(tensor)
@@ -115,13 +118,16 @@ def count(graph: Graph, start: int = 0) -> Cost:
 def visits(graph: Graph, start: int, loops: list[Loop] | None = None) -> Iterator[Visit]:
     """Every subgraph that a call of `start` reaches, outermost first, once a place from which it is called."""
     pending = [Visit(start, 1, True)]
+    seen = 0
     while pending:
         visit = pending.pop()
         yield visit
-        if len(visit.callers) >= DEEPEST:
+        seen += 1 + len(graph.subgraphs[visit.subgraph].operators)
+        if len(visit.callers) >= DEEPEST or seen > MOST_OPERATORS:
             raise UsageError(
                 "A .tflite file must be whole and keep to its schema.",
-                received="subgraphs that call each other in a circle, or in more than 16 levels",
+                received=f"subgraphs that call each other in a circle, in more than {DEEPEST} levels, or too often",
+                todo="Copy the file again, or convert the model again.",
             )
         for operator in graph.subgraphs[visit.subgraph].operators:
             times: int | None = 1
@@ -146,13 +152,17 @@ def iterations(graph: Graph, parent: int, operator: GraphOperator) -> int | None
     condition, body = (graph.subgraphs[number] for number in operator.calls)
     made = {number: op for op in condition.operators for number in op.outputs}
     pending = list(condition.outputs)
+    seen: set[int] = set()
     found: list[int] = []
     while pending:
-        comparison = made.get(pending.pop())
+        number = pending.pop()
+        comparison = made.get(number)
         if comparison is None:
             return None
         if comparison.name == "LOGICAL_AND":
-            pending += comparison.inputs
+            # A damaged file may let an operator take what it gives.
+            pending += [] if number in seen else comparison.inputs
+            seen.add(number)
             continue
         if comparison.name not in ("LESS", "LESS_EQUAL") or len(comparison.inputs) != 2:
             return None
@@ -213,17 +223,33 @@ def _is_matrix(tensor: GraphTensor) -> bool:
     return tensor.dtype in WEIGHT_TYPES and sum(size > 1 for size in tensor.shape) >= 1 and len(tensor.shape) >= 2
 
 
-def _constant_behind(graph: Graph, visit: Visit, number: int) -> GraphTensor | None:
+class _Makers:
+    """Per subgraph, the operator that gives a tensor."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._found: dict[int, dict[int, GraphOperator]] = {}
+
+    def __call__(self, subgraph: int, tensor: int) -> GraphOperator | None:
+        if subgraph not in self._found:
+            # The first one that gives it, where a damaged file names several.
+            operators = reversed(self._graph.subgraphs[subgraph].operators)
+            self._found[subgraph] = {number: op for op in operators for number in op.outputs}
+        return self._found[subgraph].get(tensor)
+
+
+def _constant_behind(graph: Graph, makers: _Makers, visit: Visit, number: int) -> GraphTensor | None:
     """The constant that a tensor holds, looked for through conversions and out of loops."""
     callers = list(visit.callers)
-    subgraph = graph.subgraphs[visit.subgraph]
+    where = visit.subgraph
+    subgraph = graph.subgraphs[where]
     for _ in range(64):
         if number < 0:
             return None
         tensor = subgraph.tensors[number]
         if tensor.constant:
             return tensor
-        maker = next((op for op in subgraph.operators if number in op.outputs), None)
+        maker = makers(where, number)
         if maker is not None:
             if maker.name not in PASSED_THROUGH or not maker.inputs:
                 return None
@@ -235,7 +261,7 @@ def _constant_behind(graph: Graph, visit: Visit, number: int) -> GraphTensor | N
             place += 1 if caller.name == "IF" else 0
             if place >= len(caller.inputs) or (caller.name == "WHILE" and not _unchanged(subgraph, place)):
                 return None
-            subgraph, number = graph.subgraphs[parent], caller.inputs[place]
+            where, subgraph, number = parent, graph.subgraphs[parent], caller.inputs[place]
         else:
             return None
     return None

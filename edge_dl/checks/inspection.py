@@ -19,6 +19,7 @@ from typing import Any
 from edge_dl.checks.counting import count, visits
 from edge_dl.checks.graph import Graph, GraphSignature, GraphTensor, parse_graph, read_graph
 from edge_dl.checks.plain import from_plain, to_plain
+from edge_dl.errors import printable
 
 FORMAT = 1
 # These move numbers or convert them; they do not compute.
@@ -352,11 +353,17 @@ class OperatorVersions:
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.source: str = table["source"]
         self.lowest: str = table["oldest"]
+        self.measured: Mapping[str, list[str]] = table["measured"]
         self._versions: Mapping[str, Mapping[str, str]] = table["versions"]
         self._known: Mapping[str, int] = table["known"]
+        self._first: Mapping[str, int] = table["first"]
+        self._litert: Mapping[str, Mapping[str, str]] = table["litert"]
+        self._litert_base: str = table["litert_base"]
 
     def oldest(self, name: str, version: int) -> str:
         """Oldest runtime that knows an operator's version; "" when that is not on record."""
+        if version < self._first.get(name, 1):
+            return ""
         own = self._versions.get(name, {})
         if str(version) in own:
             return own[str(version)]
@@ -364,6 +371,15 @@ class OperatorVersions:
             return ""
         highest = max([self._known.get(name, 1), *(int(number) for number in own)])
         return self.lowest if version <= highest else ""
+
+    def oldest_litert(self, name: str, version: int) -> str:
+        """Oldest LiteRT that knows an operator's version; "" when that is not on record."""
+        own = self._litert.get(name, {})
+        if str(version) in own:
+            return own[str(version)]
+        tflite = self.oldest(name, version)
+        known = tflite and version_key(tflite) <= version_key(self._litert_base)
+        return self.measured["litert"][0] if known else ""
 
 
 @lru_cache(maxsize=1)
@@ -402,7 +418,8 @@ def render(report: ModelReport, *, tensors: bool = False) -> str:
     if tensors:
         lines.append("tensors")
         lines += [f"  [{tensor.subgraph}] {_described(tensor)}" for tensor in report.tensors]
-    return "\n".join(lines)
+    # Names stand in the file, and a file may come from anybody.
+    return "\n".join(printable(line) for line in lines)
 
 
 def _described(tensor: TensorReport) -> str:

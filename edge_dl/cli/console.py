@@ -9,7 +9,9 @@ import contextlib
 import errno
 import functools
 import json
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,13 +19,30 @@ from typing import Any, TypeVar
 
 import typer
 
-from edge_dl.errors import EdgeError
+from edge_dl.errors import EdgeError, printable
 from edge_dl.progress import Step
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain progress lines of one step
+LONGEST_ERROR = 4000  # characters: what a damaged file holds must not fill the screen
 INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended: 128 + SIGINT
 
+TERMINATED = 143  # the same for SIGTERM: 128 + 15
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, told like Ctrl-C: everything that cleans up for the one does so for the other."""
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM raises `Terminated` in the main thread, as CI systems expect of a job they cancel."""
+
+    def raise_terminated(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():  # Python lets no other thread ask for signals.
+        signal.signal(signal.SIGTERM, raise_terminated)
 
 
 class _PlainStep:
@@ -117,8 +136,9 @@ class ConsoleProgress:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON document to stdout; what a terminal could take for a command, or cannot show, is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str = "") -> None:
@@ -131,7 +151,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str = "") -
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     # Not a terminal: as wide as the table needs, so that no reader of a log meets folded cells.
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
@@ -151,11 +171,12 @@ def guarded(function: Function) -> Function:
         try:
             return function(*args, **kwargs)
         except EdgeError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            text = printable(str(error))
+            print(f"Error: {text if len(text) <= LONGEST_ERROR else text[:LONGEST_ERROR] + '...'}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("Interrupted. What was finished is kept; run the same command again to go on.", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
             with contextlib.suppress(OSError):
