@@ -205,6 +205,21 @@ def report(
 
 @app.command()
 @guarded
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or its results.json.")],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The one that came later.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a pull request's comment.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also show what shows no difference.")] = False,
+    json: Json = False,
+) -> None:
+    """What changed from one run to another. Exit code 1: a check or a metric got worse."""
+    from edge_dl.cli import compare as comparing
+
+    comparing.compare(before, after, markdown=markdown, everything=everything, json=json)
+
+
+@app.command()
+@guarded
 def generate(
     bundle: Annotated[Path, typer.Argument(help="A `step` bundle of a language model.")],
     prompt: Annotated[str, typer.Option("--prompt", help="Text to go on from.")] = "The ",

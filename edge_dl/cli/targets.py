@@ -214,6 +214,25 @@ def bench_on(what: str, asked: Asked, *, json: bool = False) -> None:
         raise typer.Exit(3)
 
 
+def show(results: Mapping[str, Any]) -> None:
+    """Print what targets answered, from results.json's value; nothing without any."""
+    from edge_dl.report.target_view import target_sections
+
+    rows = []
+    for section in target_sections(results):
+        if section["error"]:
+            rows.append([section["name"], "all", section["word"], "", "", "", f"{section['error']} {section['todo']}"])
+        for row in section["rows"]:
+            latency = row["p50"] + (" (emulated)" if row["meaningless"] else "")
+            rows.append(
+                [section["name"], row["variant"], row["word"], row["max_abs"], row["differing"], latency, row["why"]]
+            )
+    if rows:
+        print()
+        columns = ["target", "variant", "verdict", "largest difference", "integers that differ", "p50", "why"]
+        print_table(columns, rows)
+
+
 COLUMNS = ["target", "variant", "runtime", "verdict", "largest difference", "differing", "integer steps", "why"]
 
 

@@ -193,13 +193,19 @@ def _show_outcomes(folder: RunFolder, *, json: bool) -> None:
 
 def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
     """Write the report, print the table of variants, and exit with the run's verdict."""
+    from edge_dl.cli import targets
+    from edge_dl.report.target_results import silent
+
     paths = stages.run_report(folder, progress)
     results = read_json(paths.results)
     if json:
         print_json(results)
     else:
         _show_variants(results)
+        targets.show(results)
         print(f"\n{results['verdict']['status']}: {paths.html}")
+    if silent(results):
+        raise typer.Exit(3)
     if results["verdict"]["status"] == "fail":
         raise typer.Exit(1)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_dl.report.numbers import as_number
+from edge_dl.report.target_results import NOT_RUN
 from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE
 
 # Characters that XML 1.0 allows; everything else cannot be written even as a reference.
@@ -27,6 +28,8 @@ def to_junit(results: Mapping[str, Any]) -> bytes:
         _conversion_case(suite, variant, results["name"])
         for check in variant["checks"]:
             _check_case(suite, variant, check, results["name"])
+        for target in results["targets"]:
+            _target_case(suite, variant["name"], target, results["name"])
         counts = _counts(suite)
         for key, count in counts.items():
             totals[key] += count
@@ -67,6 +70,26 @@ def _check_case(suite: ElementTree.Element, variant: Mapping[str, Any], check: M
         ElementTree.SubElement(case, "skipped", message=message)
     elif message:
         ElementTree.SubElement(case, "system-out").text = message
+
+
+def _target_case(suite: ElementTree.Element, variant: str, target: Mapping[str, Any], name: str) -> None:
+    """One case a target: a failure when a check failed there, an error when the target gave no answer."""
+    for result in target["results"]:
+        if result["variant"] != variant or not result["verdict"]:
+            continue
+        title = f"on {target['name']}"
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=_text(f"{name}.{variant}"), name=_text(title), time=_time(result["seconds"])
+        )
+        if result["verdict"] == NOT_RUN:
+            message = " ".join(result[key] for key in ("error", "received", "todo") if result[key])
+            ElementTree.SubElement(case, "error", message=_text(message), type="target")
+        elif result["verdict"] == FAIL:
+            failed = [str(check.get("message") or "") for check in result["checks"] if check.get("verdict") == FAIL]
+            failure = ElementTree.SubElement(case, "failure", message=_text(result["message"]), type="parity")
+            failure.text = _text("\n".join(failed))
+        elif result["verdict"] == NOT_ENOUGH:
+            ElementTree.SubElement(case, "skipped", message=_text(result["message"]))
 
 
 def _values(check: Mapping[str, Any]) -> str:

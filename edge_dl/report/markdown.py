@@ -8,8 +8,9 @@ from typing import Any
 
 from edge_dl.report import numbers
 from edge_dl.report.numbers import UNKNOWN
+from edge_dl.report.target_view import integer_text, target_line, target_sections
 from edge_dl.report.variant_results import FAIL, NOT_MADE, latency_seconds
-from edge_dl.report.words import VERDICTS, conversion_words, headline, metric_change, speed
+from edge_dl.report.words import VERDICTS, conversion_words, headline, metric_change, shown_failures, speed
 
 _SIGNS = {"pass": "✅", "fail": "❌", "warn": "⚠️", "none": "➖"}
 _FAILURES = 30
@@ -27,13 +28,16 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     lines += [part for note in results["notes"] for part in ("", f"**Note:** {escape(note)}")]
     if results["variants"]:
         lines += ["", *_variants(results)]
-    failures = results["verdict"]["failures"]
+    if results["targets"]:
+        lines += ["", *_targets(results)]
+    failures = shown_failures(results)
     if failures:
         lines += ["", "### Checks that did not pass", ""]
         for failure in failures[:_FAILURES]:
             sign = _SIGNS["fail" if failure["verdict"] == FAIL else "warn"]
             tried = "" if failure["held"] else " (tried, not chosen)"
-            lines.append(f"- {sign} **{escape(failure['variant'])}**{tried}: {escape(failure['message'])}")
+            place = f" on {escape(failure['target'])}" if failure["target"] else ""
+            lines.append(f"- {sign} **{escape(failure['variant'])}**{place}{tried}: {escape(failure['message'])}")
         if len(failures) > _FAILURES:
             lines.append(f"- and {len(failures) - _FAILURES} more, in report.html")
     unmade = [variant for variant in results["variants"] if variant["verdict"] == NOT_MADE]
@@ -103,6 +107,29 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
     if results["chosen"]:
         lines += ["", "★ chosen by `auto`: the fastest lowering that passed parity."]
     return lines
+
+
+def _targets(results: Mapping[str, Any]) -> list[str]:
+    sections = target_sections(results)
+    lines = ["### Targets", "", *(f"- **{escape(item['name'])}** {escape(target_line(item))}" for item in sections), ""]
+    lines += [_row(["variant", *(escape(item["name"]) for item in sections)]), "|" + "---|" * (len(sections) + 1)]
+    for variant in results["variants"]:
+        cells = [_target_cell(target, variant["name"]) for target in results["targets"]]
+        if any(cell != UNKNOWN for cell in cells):
+            lines.append(_row([escape(variant["name"]), *cells]))
+    return lines
+
+
+def _target_cell(target: Mapping[str, Any], variant: str) -> str:
+    """Verdict and how far the answers are from this machine's, with integers in steps and real numbers as they are."""
+    found = next((item for item in target["results"] if item["variant"] == variant and item["verdict"]), None)
+    if found is None:
+        return UNKNOWN
+    kind, word = VERDICTS[found["verdict"]]
+    if not found["outputs"]:
+        return f"{_SIGNS[kind]} {word}"
+    distance = integer_text(found) if found["integer"] else f"max {numbers.plain(found['max_abs'], 2)}"
+    return f"{_SIGNS[kind]} {distance}"
 
 
 def _row(cells: Sequence[str]) -> str:

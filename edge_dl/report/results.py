@@ -17,6 +17,7 @@ from edge_dl.files import read_json
 from edge_dl.report import shapes
 from edge_dl.report.numbers import as_number
 from edge_dl.report.shapes import sieve
+from edge_dl.report.target_results import target_failures, target_results, target_verdicts
 from edge_dl.report.variant_results import (
     FAIL,
     NOT_CHECKED,
@@ -95,6 +96,7 @@ def collect(run: str | Path) -> dict[str, Any]:
     for variant in variants:
         variant["chosen"] = variant["name"] == chosen
         variant["ratio"] = _ratio(baseline, variant)
+    targets = target_results(run, variants, files.mapping, files.notes)
     training = files.mapping("train/history.json", shapes.HISTORY)
     plan = files.mapping("export/plan.json", shapes.PLAN) or {}
     return {
@@ -104,10 +106,11 @@ def collect(run: str | Path) -> dict[str, Any]:
         "name": str(recipe.get("name") or run.resolve().name),
         "summary": str(recipe.get("summary") or ""),
         "task": str(recipe.get("task") or mapping(data).get("task") or ""),
-        "verdict": _verdict(variants, _held(variants, selection, recipe)),
+        "verdict": _verdict(variants, targets, _held(variants, selection, recipe)),
         "chosen": chosen,
         "baseline": baseline["name"] if baseline else None,
         "variants": variants,
+        "targets": targets,
         "left_out": {str(name): str(reason) for name, reason in mapping(plan.get("left_out")).items()},
         "selection": selection,
         "forecast_baselines": _forecast_baselines(files, variants),
@@ -144,18 +147,23 @@ def _held(
     ]
 
 
-def _verdict(variants: Sequence[Mapping[str, Any]], held: Sequence[str]) -> dict[str, Any]:
+def _verdict(
+    variants: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]], held: Sequence[str]
+) -> dict[str, Any]:
     """Fail when a check of a held variant failed, not enough samples when one is undecided, pass when all passed.
 
-    A conversion that was refused or crashed is no failed check: nothing was made that could be wrong. It is counted.
+    Checks here and on targets count alike, and a target that gave no answer has failed. A conversion that was refused
+    or crashed is no failed check: nothing was made that could be wrong. It is counted.
     """
     kinds = (PASS, FAIL, NOT_ENOUGH, NOT_CHECKED, NOT_MADE)
     counts = {kind: sum(variant["verdict"] == kind for variant in variants) for kind in kinds}
     verdicts = [variant["verdict"] for variant in variants if variant["name"] in held]
+    verdicts += target_verdicts(targets, held)
     status = next((kind for kind in (FAIL, NOT_ENOUGH, PASS) if kind in verdicts), NOT_CHECKED)
     failures = [
         {
             "variant": variant["name"],
+            "target": "",
             "held": variant["name"] in held,
             "check": check.get("name"),
             "output": check.get("output") or "",
@@ -166,6 +174,7 @@ def _verdict(variants: Sequence[Mapping[str, Any]], held: Sequence[str]) -> dict
         for check in variant["checks"]
         if check.get("verdict") in (FAIL, NOT_ENOUGH)
     ]
+    failures += target_failures(targets, held)
     failures.sort(key=lambda failure: (not failure["held"], failure["verdict"] != FAIL))
     return {"status": status, "held": list(held), "counts": counts, "failures": failures}
 

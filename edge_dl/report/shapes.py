@@ -131,6 +131,37 @@ PARITY = {
     "weight_bytes": ANY_NUMBERS,
     "error": str,
 }
+TOLD = {
+    "runtime": str,
+    "version": str,
+    "machine": {"architecture": str, "processor": str},
+    "p50_ms": float,
+    "p90_ms": float,
+    "p99_ms": float,
+    "mean_ms": float,
+    "load_ms": float,
+    "steady": bool,
+}
+ANSWERED = {"target": str, "address": str, "model": str, "error": str, "received": str, "todo": str}
+TARGET = {
+    **ANSWERED,
+    "emulated": bool,
+    "parity": PARITY,
+    "differences": [
+        {
+            "name": str,
+            "elements": float,
+            "max_abs": float,
+            "differing": float,
+            "scale": float,
+            "steps": ANY_NUMBERS,
+        }
+    ],
+    "local_runtime": str,
+    "run": TOLD,
+    "seconds": float,
+}
+TARGET_LATENCY = {**ANSWERED, "meaningful": bool, "timing": TOLD}
 LATENCY = {
     "p50_ms": float,
     "p90_ms": float,

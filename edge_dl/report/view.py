@@ -12,8 +12,9 @@ from typing import Any
 from edge_dl.report import numbers
 from edge_dl.report.answers import answer_section
 from edge_dl.report.details import variant_details
-from edge_dl.report.numbers import as_number
+from edge_dl.report.numbers import UNKNOWN, as_number
 from edge_dl.report.samples import Samples
+from edge_dl.report.target_view import target_columns, target_sections
 from edge_dl.report.variant_results import (
     FAIL,
     NOT_CHECKED,
@@ -30,6 +31,7 @@ from edge_dl.report.words import (
     headline,
     metric_change,
     plural,
+    shown_failures,
     speed,
     speed_interval,
 )
@@ -58,10 +60,14 @@ class View:
         self.has_latency = any(latency_seconds(variant) is not None for variant in variants)
         classes = any(output.get("top1") is not None for variant in variants for output in variant["outputs"])
         self.agreement = "same top-1" if classes else "SNR"
-        self.columns = 1 + self.has_metric + 2 * self.has_parity + 2 * self.has_latency
+        self.target_columns = target_columns(results)
+        self.targets = target_sections(results)
+        self.targets_note = _targets_note(results)
+        self.columns = 1 + self.has_metric + 2 * self.has_parity + 2 * self.has_latency + len(self.target_columns)
         self.headline = headline(results)
         self.subtitle = _subtitle(results)
-        self.failures_title = _failures_title(results["verdict"]["failures"])
+        self.failures = shown_failures(results)
+        self.failures_title = _failures_title(self.failures)
         self.rows = [
             self._row(variant, place, classes, results["baseline"]) for place, variant in enumerate(variants, 1)
         ]
@@ -99,6 +105,7 @@ class View:
         present = {
             "Verdict": True,
             "Variants": bool(results["variants"]),
+            "Targets": bool(self.targets),
             "Auto": bool(self.selection),
             "Unmade": bool(self.unmade),
             "Answers": bool(self.answers),
@@ -133,6 +140,10 @@ class View:
             "agreement": agreement,
             "agreement_text": numbers.percent(agreement, 2) if classes else numbers.decibels(agreement),
             "max_abs": max(errors, default=None),
+            "targets": [
+                VERDICTS.get(column["verdicts"].get(variant["name"]), ("none", UNKNOWN))
+                for column in self.target_columns
+            ],
             "p50": latency_seconds(variant),
             "p99": latency_seconds(variant, "p99_ms"),
             "speed": "baseline" if variant["name"] == baseline else speed(comparison),
@@ -245,6 +256,18 @@ def _variants_note(results: Mapping[str, Any]) -> str:
         ]
         if texts:
             parts.append(f"The {name} forecast on the same samples: {', '.join(texts)}.")
+    return " ".join(parts)
+
+
+def _targets_note(results: Mapping[str, Any]) -> str:
+    found = [item for target in results["targets"] for item in target["results"]]
+    samples = sorted({item["samples"] for item in found if item["samples"]})
+    runtimes = sorted({item["local_runtime"] for item in found if item["local_runtime"]})
+    parts = ["The same bundles, run elsewhere and judged here."]
+    if samples:
+        parts.append(f"Checked on {numbers.count(samples[-1])} samples.")
+    if runtimes:
+        parts.append(f"The largest difference is to this machine's {', '.join(runtimes)} on the same samples.")
     return " ".join(parts)
 
 

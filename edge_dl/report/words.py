@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_dl.report import numbers
 from edge_dl.report.numbers import SPACE, as_number
+from edge_dl.report.target_results import NOT_RUN, target_verdicts
 from edge_dl.report.variant_results import FAIL, NOT_CHECKED, NOT_ENOUGH, NOT_MADE, PASS
 
 # Verdict -> (kind: decides colour and sign, word).
@@ -16,6 +17,7 @@ VERDICTS = {
     NOT_ENOUGH: ("warn", "not enough samples"),
     NOT_CHECKED: ("none", "not checked"),
     NOT_MADE: ("none", "not made"),
+    NOT_RUN: ("fail", "no answer"),
 }
 CONVERSIONS = {
     "refused": ("warn", "refused"),
@@ -39,14 +41,22 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     checked = [item for item in held if item in (PASS, FAIL, NOT_ENOUGH)]
     # With `auto`, one variant a quantization is taken; without, every one counts.
     taken = "chosen" if _tried(results) else "checked"
-    if verdict["status"] == FAIL:
+    elsewhere = target_verdicts(results["targets"], verdict["held"])
+    if verdict["status"] == FAIL and FAIL not in checked:
+        here = f" Here, {_others(checked)}." if checked else ""
+        text = f"{elsewhere.count(FAIL)} of {plural(len(elsewhere), 'check')} on {_places(results)} failed.{here}"
+    elif verdict["status"] == FAIL:
         text = f"{checked.count(FAIL)} of {plural(len(checked), f'{taken} variant')} failed; {_others(checked)}."
     elif verdict["status"] == NOT_ENOUGH:
         passed = checked.count(PASS)
         text = f"{passed} of {plural(len(checked), f'{taken} variant')} passed; the others need more test samples."
+        if NOT_ENOUGH not in checked:
+            text = f"Every {taken} variant passed here; on {_places(results)} some need more test samples."
     elif verdict["status"] == PASS:
         what = f"The only {taken} variant" if len(checked) == 1 else f"All {len(checked)} {taken} variants"
-        text = f"{what} passed every check."
+        text = f"{what} passed every check{f', here and on {_places(results)}' if elsewhere else ''}."
+        if not checked:
+            text = f"Every check on {_places(results)} passed; none was made here."
     elif counts[NOT_CHECKED]:
         text = f"{plural(counts[NOT_CHECKED], 'variant')} converted, none checked yet."
     elif counts[NOT_MADE]:
@@ -55,6 +65,31 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     else:
         text = "Nothing has been converted yet."
     return {"kind": kind, "word": word, "text": text, "more": _also(results)}
+
+
+def shown_failures(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdict's failures; what several variants met alike on one target is told once, with their names."""
+    shown: list[dict[str, Any]] = []
+    for failure in results["verdict"]["failures"]:
+        target = failure.get("target", "")
+        key = (target, failure["check"], failure["message"])
+        same = next((item for item in shown if target and item["key"] == key), None)
+        if same is None:
+            shown.append({**failure, "target": target, "key": key, "variants": [failure["variant"]]})
+        else:
+            same["variants"].append(failure["variant"])
+    for item in shown:
+        names = item["variants"]
+        made = len(results["variants"]) - results["verdict"]["counts"][NOT_MADE]
+        everything = len(names) > 1 and len(names) == made
+        item["variant"] = "all variants" if everything else ", ".join(names)
+    return shown
+
+
+def _places(results: Mapping[str, Any]) -> str:
+    """`target old`, `3 targets`."""
+    names = [target["name"] for target in results["targets"]]
+    return f"target {names[0]}" if len(names) == 1 else plural(len(names), "target")
 
 
 def _others(checked: Sequence[str]) -> str:
@@ -94,6 +129,11 @@ def _also(results: Mapping[str, Any]) -> str:
             + "."
         )
     counts = results["verdict"]["counts"]
+    elsewhere = target_verdicts(results["targets"], results["verdict"]["held"])
+    if FAIL in elsewhere and any(
+        variant["verdict"] == FAIL and variant["name"] in results["verdict"]["held"] for variant in results["variants"]
+    ):
+        parts.append(f"{elsewhere.count(FAIL)} of {plural(len(elsewhere), 'check')} on {_places(results)} failed.")
     if counts[NOT_CHECKED] and results["verdict"]["status"] != NOT_CHECKED:
         parts.append(f"{plural(counts[NOT_CHECKED], 'variant')} not checked.")
     untimed = sum(bool(variant["latency"].get("error")) for variant in results["variants"])
