@@ -27,16 +27,16 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bundle_mutations import OUTSIDE, mutate_bundle
+from fuzz_worker import Worker
 from model_mutations import mutate_model
 
 RESULT = Path(__file__).parent / "results" / "fuzz.txt"
@@ -53,8 +54,6 @@ SECONDS = 60.0
 """That a command may take; `verify` is told to give a model a third of it."""
 WORKER_MEMORY = 1 << 30
 """Bytes that the process of the command may hold; what loads models is another process."""
-ADDRESS_SPACE = 8 << 30
-"""Bytes that any process here may ask for, so that a model that wants a terabyte harms nobody."""
 KINDS = ("models", "bundles")
 COMMANDS = ("inspect", "check", "verify")
 
@@ -78,6 +77,25 @@ class Outcome:
     code: int | None
     rule: str
     problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """What was counted: (kind, command, exit code), (command, rule), cases by kind, broken ones."""
+
+    counts: Counter[tuple[str, str, Any]] = field(default_factory=Counter)
+    rules: Counter[tuple[str, str]] = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+    peak: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.counts += other.counts
+        self.rules += other.rules
+        self.done += other.done
+        self.broken += other.broken
+        self.slowest, self.peak = max(self.slowest, other.slowest), max(self.peak, other.peak)
 
 
 # --- seeds -----------------------------------------------------------------------------------------------------------
@@ -142,109 +160,6 @@ def find_seeds(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-# --- the worker: real commands in a process that may break -----------------------------------------------------------
-
-
-def serve() -> None:
-    """Run the commands that standard input names, one a line, and answer with a line of JSON each."""
-    answers = os.fdopen(os.dup(1), "w")
-    requests = os.fdopen(os.dup(0), "r")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    from edge_dl.cli import main as command
-
-    for line in requests:
-        request = json.loads(line)
-        files = [open(path, "w+b") for path in request["outputs"]]  # noqa: SIM115
-        for number, file in enumerate(files, 1):
-            os.dup2(file.fileno(), number)
-        escaped = ""
-        try:
-            command.main(request["arguments"])
-            code: Any = 0
-        except SystemExit as ended:
-            code = 0 if ended.code is None else ended.code
-        except BaseException as error:
-            code, escaped = None, f"{type(error).__name__}: {error}"
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for file in files:
-            file.close()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        answers.write(json.dumps({"code": code, "escaped": escaped, "peak": peak}) + "\n")
-        answers.flush()
-
-
-class Worker:
-    """The process that runs commands; one that breaks is replaced."""
-
-    def __init__(self, cwd: Path, home: Path, temporary: Path, scratch: Path) -> None:
-        self.cwd, self.scratch = cwd, scratch
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
-            # Compiled modules are kept, and not beside their sources: a child starts in half the time.
-            "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPYCACHEPREFIX": str(scratch / "compiled"),
-            "EDGE_DL_CACHE": str(home / "cache"), "EDGE_DL_CONFIG": str(home / "config"), "COLUMNS": "200",
-        }  # fmt: skip
-        self._process: subprocess.Popen[str] | None = None
-
-    def _start(self) -> subprocess.Popen[str]:
-        def limits() -> None:
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-        return subprocess.Popen(
-            [sys.executable, __file__, "--worker"], cwd=self.cwd, env=self.environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=limits,
-        )  # fmt: skip
-
-    def run(self, arguments: Sequence[str]) -> tuple[dict[str, Any], str, str]:
-        """The worker's answer ({"hang": ..} or {"crash": ..} when there is none), standard output and error."""
-        if self._process is None:
-            self._process = self._start()
-        process = self._process
-        outputs = [self.scratch / "stdout", self.scratch / "stderr"]
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({"arguments": list(arguments), "outputs": list(map(str, outputs))}) + "\n")
-        process.stdin.flush()
-        timer = _Timer(process, SECONDS)
-        line = process.stdout.readline()
-        late = timer.stop()
-        if line:
-            answer = json.loads(line)
-        else:
-            code = process.wait()
-            answer = {"hang": f"still running after {SECONDS:g} s"} if late else {"crash": f"ended with {code}"}
-            self._process = None
-        out, err = (path.read_bytes().decode("utf-8", "replace") if path.is_file() else "" for path in outputs)
-        return answer, out, err
-
-    def close(self) -> None:
-        if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait(30)
-
-
-class _Timer:
-    """Ends a process and its session when its time is over."""
-
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
-        import threading
-
-        self._late = False
-        self._timer = threading.Timer(seconds, self._end, (process.pid,))
-        self._timer.start()
-
-    def _end(self, pid: int) -> None:
-        self._late = True
-        os.killpg(pid, signal.SIGKILL)
-
-    def stop(self) -> bool:
-        self._timer.cancel()
-        return self._late
-
-
 # --- a case ----------------------------------------------------------------------------------------------------------
 
 
@@ -288,16 +203,10 @@ class Fuzzer:
             (self.watched / name / "canary.txt").write_text("still here\n")
         (self.watched / OUTSIDE / "secret.txt").write_text("nobody reads this\n")
         (folder / "scratch").mkdir()
-        self.worker = Worker(
-            self.watched / "cwd", self.watched / "home", self.watched / "tmp", folder / "scratch"
-        )  # fmt: skip
+        places = (self.watched / "cwd", self.watched / "home", self.watched / "tmp", folder / "scratch")
+        self.worker = Worker(*places, seconds=SECONDS)
         self.commands = known_commands() & set(commands)
-        self.counts: Counter[tuple[str, str, Any]] = Counter()
-        self.rules: Counter[tuple[str, str]] = Counter()
-        self.done: Counter[str] = Counter()
-        self.broken: list[str] = []
-        self.slowest: tuple[float, str] = (0.0, "")
-        self.peak = 0
+        self.tally = Tally()
 
     def run(self, kind: str, number: int) -> list[Outcome]:
         """Make one case and put it through every command."""
@@ -325,12 +234,12 @@ class Fuzzer:
                     f"a member outside the folder must be refused, and the exit code is {outcome.code}"
                 )
             outcomes.append(outcome)
-            self.counts[kind, command, outcome.code] += 1
-            self.rules[command, outcome.rule] += 1
+            self.tally.counts[kind, command, outcome.code] += 1
+            self.tally.rules[command, outcome.rule] += 1
             if outcome.problems:
                 self._report(f"{kind}:{number} {command} ({seed.name}, {what})", outcome, arguments)
                 before = listing(self.watched)
-        self.done[kind] += 1
+        self.tally.done[kind] += 1
         return outcomes
 
     def _arguments(
@@ -375,13 +284,13 @@ class Fuzzer:
             if before.get(path) != after.get(path):
                 kind = "made" if path not in before else "removed" if path not in after else "changed"
                 problems.append(f"{kind} {Path(path).relative_to(self.watched)}")
-        self.peak = max(self.peak, answer.get("peak", 0))
-        self.slowest = max(self.slowest, (seconds, f"{arguments[0]} of {case}, exit code {code}"))
+        self.tally.peak = max(self.tally.peak, answer.get("peak", 0))
+        self.tally.slowest = max(self.tally.slowest, (seconds, f"{arguments[0]} of {case}, exit code {code}"))
         return outcome
 
     def _report(self, what: str, outcome: Outcome, arguments: list[str]) -> None:
         text = f"{what}: {'; '.join(outcome.problems)}"
-        self.broken.append(text)
+        self.tally.broken.append(text)
         print(text, file=sys.stderr, flush=True)
         if self.keep:
             target = self.keep / what.split(" (")[0].replace(":", "-").replace(" ", "-")
@@ -390,31 +299,6 @@ class Fuzzer:
             for name in ("stdout", "stderr"):
                 shutil.copy(self.folder / "scratch" / name, target / name)
             (target / "what.txt").write_text(f"{text}\n{' '.join(arguments)}\n")
-
-    def summary(self) -> str:
-        """Tables of exit codes and rules."""
-        lines = [f"{'':8} {'command':8} {'files':>6}  exit code 0  1 (check failed)  2 (refused)  3 (broke)  other"]
-        for kind in KINDS:
-            for command in COMMANDS:
-                row = {code: count for (a, b, code), count in self.counts.items() if (a, b) == (kind, command)}
-                if row:
-                    other = sum(count for code, count in row.items() if code not in (0, 1, 2, 3))
-                    lines.append(
-                        f"{kind:8} {command:8} {sum(row.values()):6}  {row.get(0, 0):11}  {row.get(1, 0):16}  "
-                        f"{row.get(2, 0):11}  {row.get(3, 0):9}  {other:5}"
-                    )
-        lines += ["", "errors by the rule that they state"]
-        for (command, rule), count in sorted(self.rules.items(), key=lambda item: (item[0][0], -item[1])):
-            if rule:
-                lines.append(f"  {count:5}  {command:8} {rule}")
-        lines += [
-            "",
-            f"the slowest command took {self.slowest[0]:.1f} s ({self.slowest[1]}); the command's process held at most "
-            f"{self.peak / 2**20:.0f} MiB",
-            f"broken: {len(self.broken)}",
-            *(f"  {item}" for item in self.broken),
-        ]
-        return "\n".join(lines)
 
 
 def _copy(source: str, target: str, **options: Any) -> str:
@@ -431,17 +315,75 @@ def known_commands() -> set[str]:
     return set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def run(fuzzer: Fuzzer, models: int, bundles: int) -> None:
-    """Every case, models and bundles in turn, with a line of progress now and then."""
+def summary(tally: Tally) -> str:
+    """Tables of exit codes and rules."""
+    lines = [f"{'':8} {'command':8} {'files':>6}  exit code 0  1 (check failed)  2 (refused)  3 (broke)  other"]
+    for kind in KINDS:
+        for command in COMMANDS:
+            row = {code: count for (a, b, code), count in tally.counts.items() if (a, b) == (kind, command)}
+            if row:
+                other = sum(count for code, count in row.items() if code not in (0, 1, 2, 3))
+                lines.append(
+                    f"{kind:8} {command:8} {sum(row.values()):6}  {row.get(0, 0):11}  {row.get(1, 0):16}  "
+                    f"{row.get(2, 0):11}  {row.get(3, 0):9}  {other:5}"
+                )
+    lines += ["", "errors by the rule that they state"]
+    for (command, rule), count in sorted(tally.rules.items(), key=lambda item: (item[0][0], -item[1])):
+        if rule:
+            lines.append(f"  {count:5}  {command:8} {rule}")
+    lines += [
+        "",
+        f"the slowest command took {tally.slowest[0]:.1f} s ({tally.slowest[1]}); the command's process held at most "
+        f"{tally.peak / 2**20:.0f} MiB",
+        f"broken: {len(tally.broken)}",
+        *(f"  {item}" for item in tally.broken),
+    ]
+    return "\n".join(lines)
+
+
+def run_share(
+    folder: Path,
+    seeds: Sequence[Seed],
+    seed: int,
+    keep: Path | None,
+    commands: Sequence[str],
+    cases: Sequence[tuple[str, int]],
+) -> Tally:
+    """Some of the cases, with a line of progress now and then."""
+    fuzzer = Fuzzer(folder, seeds, seed, keep, commands)
     started = shown = time.monotonic()
-    for number in range(max(models, bundles)):
-        for kind, count in zip(KINDS, (models, bundles), strict=True):
-            if number < count:
-                fuzzer.run(kind, number)
-        if time.monotonic() - shown > 30:
+    for kind, number in cases:
+        fuzzer.run(kind, number)
+        if time.monotonic() - shown > 60:
             shown = time.monotonic()
-            print(f"{dict(fuzzer.done)} after {shown - started:.0f} s, {len(fuzzer.broken)} broken", file=sys.stderr,
-                  flush=True)  # fmt: skip
+            done = sum(fuzzer.tally.done.values())
+            print(f"{done} of {len(cases)} after {shown - started:.0f} s, {len(fuzzer.tally.broken)} broken",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    fuzzer.worker.close()
+    return fuzzer.tally
+
+
+def heading(options: argparse.Namespace, seeds: Sequence[Seed], seconds: float) -> list[str]:
+    """The command, the machine, versions, and what the seeds were."""
+    from importlib import metadata
+
+    import edge_dl
+    from edge_dl.runfolder import machine
+
+    facts = machine()
+    command = f"fuzz.py --models {options.models} --bundles {options.bundles} --seed {options.seed}"
+    command += "" if options.commands == COMMANDS else f" --commands {' '.join(options.commands)}"
+    command += f" --seeds-from {' '.join(map(str, options.seeds_from))}" if options.seeds_from else ""
+    content = hashlib.sha256(b"".join(hashlib.sha256(seed.model).digest() for seed in seeds)).hexdigest()[:12]
+    bundles = sum(seed.bundle is not None for seed in seeds)
+    return [
+        f"$ python benchmarks/{command}",
+        f"{facts['processor']}, {facts['cores']} cores, {facts['system']} {facts['architecture']}",
+        f"edge-dl {edge_dl.__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}, ai-edge-litert "
+        f"{metadata.version('ai-edge-litert')}",
+        f"{len(seeds)} seeds, {bundles} of them bundles (content {content})",
+        f"{seconds:.0f} s in {options.jobs} processes, load average {os.getloadavg()[0]:.1f}",
+    ]
 
 
 def main() -> int:
@@ -449,26 +391,17 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=2000)
     parser.add_argument("--bundles", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
     parser.add_argument("--seeds-from", type=Path, nargs="*", default=[], help="run folders, bundles, .tflite files")
     parser.add_argument("--commands", nargs="+", default=COMMANDS, choices=COMMANDS)
     parser.add_argument("--only", default="", metavar="KIND:NUMBER", help="one case")
     parser.add_argument("--keep", type=Path, help="folder for the cases that break")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--build", type=Path, help="make the tests' small models in this folder, and nothing else")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        serve()
-        return 0
     if options.build:
         build_models(options.build)
         return 0
-    from importlib import metadata
-
-    import edge_dl
-    from edge_dl.files import write_atomic
-    from edge_dl.runfolder import machine
-
     with tempfile.TemporaryDirectory(prefix="edge-dl-fuzz-") as name:
         folder = Path(name)
         if not options.seeds_from:
@@ -477,33 +410,32 @@ def main() -> int:
         paths = find_seeds(options.seeds_from or [folder / "built"])
         seeds = [make_seed(path, folder / "seeds" / str(number)) for number, path in enumerate(paths)]
         started = time.monotonic()
-        fuzzer = Fuzzer(folder, seeds, options.seed, options.keep, options.commands)
         if options.only:
             kind, _, number = options.only.partition(":")
+            fuzzer = Fuzzer(folder / "only", seeds, options.seed, options.keep, options.commands)
             for outcome in fuzzer.run(kind, int(number)):
                 print(outcome)
-            return 1 if fuzzer.broken else 0
-        run(fuzzer, options.models, options.bundles)
-        fuzzer.worker.close()
+            return 1 if fuzzer.tally.broken else 0
+        cases = [("models", number) for number in range(options.models)]
+        cases += [("bundles", number) for number in range(options.bundles)]
+        tally = Tally()
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            shares = [
+                pool.submit(
+                    run_share, folder / f"share-{number}", seeds, options.seed, options.keep, options.commands,
+                    cases[number :: options.jobs],
+                )
+                for number in range(options.jobs)
+            ]  # fmt: skip
+            for share in shares:
+                tally.add(share.result())
         seconds = time.monotonic() - started
-    facts = machine()
-    content = hashlib.sha256(b"".join(hashlib.sha256(seed.model).digest() for seed in seeds)).hexdigest()[:12]
-    text = "\n".join(
-        [
-            f"$ python benchmarks/fuzz.py --models {options.models} --bundles {options.bundles} --seed {options.seed}"
-            + (" --seeds-from " + " ".join(map(str, options.seeds_from)) if options.seeds_from else ""),
-            f"{facts['processor']}, {facts['cores']} cores, {facts['system']} {facts['architecture']}",
-            f"edge-dl {edge_dl.__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}, "
-            f"ai-edge-litert {metadata.version('ai-edge-litert')}",
-            f"{len(seeds)} seeds, {len(fuzzer.bundles)} of them bundles (content {content}); {seconds:.0f} s",
-            "",
-            fuzzer.summary(),
-            "",
-        ]
-    )
+    text = "\n".join([*heading(options, seeds, seconds), "", summary(tally), ""])
     print(text)
+    from edge_dl.files import write_atomic
+
     write_atomic(options.out, text)
-    return 1 if fuzzer.broken else 0
+    return 1 if tally.broken else 0
 
 
 if __name__ == "__main__":
