@@ -290,7 +290,7 @@ def _arrays_of(value: Any, prefix: str) -> tuple[Arrays | None, Arrays]:
     if value is None:
         return None, {}
     if isinstance(value, (str, os.PathLike)):
-        arrays = load_npz(value)
+        arrays = load_npz(Path(value))
         own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
         truth = {name[2:]: array for name, array in arrays.items() if name.startswith("y/")} if prefix == "x/" else {}
         return own or arrays, truth
