@@ -6,9 +6,12 @@ as JSON, to the file that EDGE_DL_ERROR_FILE names.
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 from edge_dl.cli.console import INTERRUPTED, ConsoleProgress
@@ -22,6 +25,7 @@ def main(argument: str) -> int:
     from edge_dl.cli.stages import recipe_of
     from edge_dl.runfolder import RunFolder
 
+    _end_with(os.getppid())
     folder = RunFolder.open(argument)
     _log_native_output(folder.path / "train.log")
     try:
@@ -33,6 +37,17 @@ def main(argument: str) -> int:
         write_atomic(Path(os.environ["EDGE_DL_ERROR_FILE"]), json.dumps(value))
         return error.exit_code
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Stop, as after Ctrl-C, when the parent is gone: nobody would read the answer, and the run folder stays locked."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        _thread.interrupt_main()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _log_native_output(path: Path) -> None:
