@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_dl.cli.console import Terminated
 from edge_dl.errors import StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
 from edge_dl.progress import Progress
@@ -279,14 +280,16 @@ def _fingerprint(source: str) -> Any:
 def _child(stage: str, command: list[str]) -> None:
     """Run a stage in a child that shares our terminal; its errors become ours.
 
-    Ctrl-C reaches the child as well: it gets a moment to save its state.
+    Ctrl-C reaches the child as well, SIGTERM is passed on: it gets a moment to save its state.
     """
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "error.json"
         process = subprocess.Popen(command, env={**os.environ, "EDGE_DL_ERROR_FILE": str(answer)})
         try:
             code = process.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Terminated):
+                process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             process.kill()
