@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_dl.bundle import MANIFEST, Limits, TensorSpec
+from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
@@ -271,6 +272,8 @@ def run_conversion(
     Raises:
         UsageError: there is no export.
     """
+    if config.runtime:
+        find_profiles(config.runtime)  # An unknown name is told before anything is made.
     plan = read_plan(run)
     folder = run / "variants"
     specs = [
@@ -304,10 +307,11 @@ def run_conversion(
             "labels": list(labels),
             "limits": limit,
             "options": dict(options or {}),
+            "runtime": list(config.runtime),
         }
         key = digest(
             {
-                **{item: arguments[item] for item in ("variant", "manifest", "labels", "limits", "options")},
+                **{item: arguments[item] for item in ("variant", "manifest", "labels", "limits", "options", "runtime")},
                 "export": exports[spec.lowering],
                 "golden": sha256_file(run / "export" / GOLDEN),
                 "calibration": sha256_file(samples) if use else "",
@@ -352,6 +356,7 @@ def convert(
     task: str = "regression",
     labels: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    runtime: str | Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> list[Outcome]:
     """Convert a model in one call: bundles in out/variants/.
@@ -369,6 +374,7 @@ def convert(
         task: written into the manifests.
         labels: class names.
         input_shapes: per input, the shape without the batch axis.
+        runtime: runtimes that every variant must load in, e.g. "tflite-runtime==2.14.0".
         progress: told how far it is.
 
     Returns:
@@ -382,7 +388,8 @@ def convert(
         known = ", ".join(item.value for item in Quantization)
         raise UsageError("The quantization must exist.", received=", ".join(names), todo=f"Known: {known}.") from None
     lowerings = (lowering,) if isinstance(lowering, str) else tuple(lowering)
-    config = ConversionConfig(lowerings=lowerings, quantizations=quantizations, batch=batch)
+    runtimes = (runtime,) if isinstance(runtime, str) else tuple(runtime)
+    config = ConversionConfig(lowerings=lowerings, quantizations=quantizations, batch=batch, runtime=runtimes)
     folder = None
     if data is not None:
         folder = out / "data"

@@ -15,7 +15,10 @@ import numpy as np
 
 from edge_dl import bundle
 from edge_dl.bundle import Limits, Manifest, TensorSpec
+from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
+from edge_dl.converters.exporting import read_export
+from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.quantization import QuantizationOptions, Quantized, finish, quantize, quantize_tflite
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
@@ -142,7 +145,7 @@ def make_variant(
     labels: Sequence[str],
     limits: Mapping[str, float | None],
     options: Mapping[str, Any],
-    calibration_seed: int = 0,
+    runtime: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make one variant and its bundle; the bundle appears under its name only when it is whole.
 
@@ -157,10 +160,12 @@ def make_variant(
         labels: class names.
         limits: parity limits.
         options: fields of `QuantizationOptions`.
-        calibration_seed: chooses the time steps of a `step` model.
+        runtime: runtimes that it must load in, by name.
+
+    Raises:
+        RefusedError: there is no way to make it so that it loads there.
     """
     spec = VariantSpec.parse(variant)
-    choices = QuantizationOptions(**options)
     samples = calibrations.read(calibration) if calibration else None
     target = Path(folder)
     making = target.parent / f".{variant}.making"
@@ -168,16 +173,15 @@ def make_variant(
     making.mkdir(parents=True)
     try:
         file = making / "model.tflite.tmp"
-        if source.endswith(".tflite"):
-            content, tool, notes = quantize_tflite(Path(source).read_bytes(), spec, samples, choices)
-            result = finish(content, spec, file, tool=tool, notes=notes, export=None, options=choices)
-            sequence = None
-        else:
-            from edge_dl.converters.exporting import read_export
+        record = None if source.endswith(".tflite") else read_export(export)
 
-            record = read_export(export)
-            result = quantize(record, spec, file, samples, choices)
-            sequence = record.sequence
+        def make(choices: QuantizationOptions) -> Quantized:
+            if record is not None:
+                return quantize(record, spec, file, samples, choices)
+            content, tool, notes = quantize_tflite(Path(source).read_bytes(), spec, samples, choices)
+            return finish(content, spec, file, tool=tool, notes=notes, export=None, options=choices)
+
+        result = make_loadable(make, QuantizationOptions(**options), spec, find_profiles(runtime) if runtime else [])
         members = load_npz(golden)
         bundle.write_bundle(
             making,
@@ -189,7 +193,7 @@ def make_variant(
                 quantization=spec.quantization.value,
                 task=manifest["task"],
                 signature=result.signature,
-                sequence=sequence,
+                sequence=record.sequence if record is not None else None,
                 limits=Limits(**limits),
                 made_by={**manifest["made_by"], "tool": result.tool},
                 min_runtime_version=result.min_runtime_version,

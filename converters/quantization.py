@@ -52,11 +52,14 @@ class QuantizationOptions:
         per_channel_dense: one scale a row for dense weights, or one a matrix. With float activations, one a row needs
             FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, one a matrix.
             None: see `scale_rows`.
+        weight_only: ai-edge-quantizer's names of operators, e.g. ("CONV_2D_TRANSPOSE",), whose int8 weights are turned
+            into floats by a DEQUANTIZE in dynamic and int4, for runtimes without a kernel that reads them.
         force: try what is known to fail.
     """
 
     allow_flex: bool = False
     per_channel_dense: bool | None = None
+    weight_only: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -393,6 +396,8 @@ def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) ->
             tool.add_dynamic_config(".*", operator, 4)
     if not rows:
         tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, granularity.TENSORWISE)
+    for name in options.weight_only:
+        tool.add_weight_only_config(".*", qtyping.TFLOperationName(name), 8)
     result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
     if bits == 8:
         model = tensors.read(result)

@@ -209,6 +209,8 @@ class ConversionConfig:
         batch: static batch size.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
+        runtime: runtimes that every variant must load in, e.g. "tflite-runtime==2.14.0"
+            (`edge_dl.checks.runtime_profiles`): what can be made so that it does is, and the rest is refused.
     """
 
     lowerings: tuple[str, ...] = ("auto",)
@@ -223,6 +225,7 @@ class ConversionConfig:
     batch: int = 1
     calibration_samples: int = 200
     time_limit: float = 600.0
+    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

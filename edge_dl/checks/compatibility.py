@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator in one version: whether it loads, and the runtime family's oldest release that takes it ("" none)."""
+    """One operator in one version: whether it loads, and since which release of the runtime's family ("" none)."""
 
     name: str
     version: int
@@ -155,8 +155,8 @@ def _problem(subgraph: Subgraph, operator: GraphOperator, profile: Profile) -> P
         )
     data = runtime_data()
     if not profile.knows(operator.name, operator.version):
-        way = next((item for item in data["ways_out"] if _is_way(item, subgraph, operator)), None)
-        return made(_unknown(operator, profile), way["todo"] if way else _newer(operator, profile), (way or {}).get("option"))
+        way = next((item for item in data["ways_out"] if _is_way(item, subgraph, operator)), {})
+        return made(_unknown(operator, profile), way.get("todo") or _newer(operator, profile), way.get("option"))
     for rule in data["kernels"]:
         if operator.name not in rule["operators"] and rule["operators"] != ["*"]:
             continue
@@ -210,6 +210,8 @@ def _matches(rule: Mapping[str, Any], subgraph: Subgraph, operator: GraphOperato
         number = operator.inputs[int(position)] if int(position) < len(operator.inputs) else -1
         if number < 0 or subgraph.tensors[number].dtype not in types:
             return False
+    if "one_scale" in rule and len(subgraph.tensors[operator.inputs[rule["one_scale"]]].scales) != 1:
+        return False
     if rule.get("variable"):
         return any(number >= 0 and subgraph.tensors[number].variable for number in operator.inputs)
     return True

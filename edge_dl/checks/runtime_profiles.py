@@ -113,8 +113,10 @@ def _release(runtime: str, given: str, entry: Mapping[str, Any]) -> str:
     lowest = table.measured["litert"][0] if family == "litert" else table.lowest
     release = given
     if given.count(".") == 1:
-        line = [item for item in (*table.measured[family], entry["newest"]) if item.startswith(f"{given}.")]
-        release = max(line, key=version_key) if line else f"{given}.0"
+        newest = entry["newest"]
+        known = [item for item in table.measured[family] if version_key(item) < version_key(newest)]
+        line = [item for item in (*known, newest) if item.startswith(f"{given}.")]
+        release = max(line, key=version_key, default=f"{given}.0")
     if version_key(release) < version_key(lowest):
         raise UsageError(
             f"The oldest release of {runtime} on record is {lowest}.", received=given, todo=f"For example {EXAMPLES}."

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import edge_dl
-from edge_dl.cli.console import ConsoleProgress, guarded, print_json, print_table
+from edge_dl.cli.console import ConsoleProgress, end_on_sigterm, guarded, print_json, print_table
 from edge_dl.cli.targets import target_app
 
 app = typer.Typer(
@@ -43,6 +43,14 @@ On = Annotated[
 ]
 Samples = Annotated[int | None, typer.Option("--samples", min=0, help="With --on: test samples a target; 0: all.")]
 TargetLimit = Annotated[float | None, typer.Option("--time-limit", min=1.0, help="With --on: seconds a call may take.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME[,NAME]",
+        help="Make variants that load there, e.g. tflite-runtime==2.14.0; see `check`.",
+    ),
+]
 What = Annotated[str, typer.Argument(help="A recipe, a run folder, or a model: .keras, .h5, SavedModel, .tflite.")]
 
 
@@ -79,6 +87,7 @@ def run(
     task: TaskOption = "",
     custom: Custom = None,
     unsafe: Unsafe = False,
+    runtime: Runtime = "",
     on: On = None,
     samples: Samples = None,
     time_limit: TargetLimit = None,
@@ -86,10 +95,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Do everything: data, training, export, conversion, checks, report. A finished stage is not done again."""
-    from edge_dl.cli import stages, targets, workflow
+    from edge_dl.cli import compatibility, stages, targets, workflow
 
     asked = targets.read_asked(on, samples, time_limit)
-    with workflow.open_run(what, data, set or (), config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
+    settings = compatibility.with_runtime(runtime, set)
+    with workflow.open_run(what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
         workflow.do(folder, workflow.STAGES, ConsoleProgress(), force=force)
         if asked:
             stages.run_targets(folder, asked, ConsoleProgress(), force=force)
@@ -108,13 +118,15 @@ def _stage_command(name: str, summary: str) -> None:
         task: TaskOption = "",
         custom: Custom = None,
         unsafe: Unsafe = False,
+        runtime: Runtime = "",
         force: Force = False,
         json: Json = False,
     ) -> None:
-        from edge_dl.cli import workflow
+        from edge_dl.cli import compatibility, workflow
 
+        settings = compatibility.with_runtime(runtime, set)
         with workflow.open_run(
-            what, data, set or (), config, out, task=task, custom=custom or (), unsafe=unsafe
+            what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe
         ) as folder:
             workflow.do(folder, workflow.up_to(folder, name), ConsoleProgress(), force=force)
             workflow.tell(folder, name, json=json)
@@ -187,6 +199,27 @@ def inspect(
     from edge_dl.cli import workflow
 
     workflow.inspect(what, json=json)
+
+
+@app.command()
+@guarded
+def check(
+    what: Annotated[str, typer.Argument(help="A .tflite file or a bundle.")],
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            metavar="NAME[,NAME]",
+            help="tflite-runtime==2.14.0, ai-edge-litert==1.4.0, android-tflite-2.16, litert-2.3, "
+            "litert-compiled-model, litert-micro",
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Will it load in another runtime? Operator by operator, from tables. Exit code 1: not in one of them."""
+    from edge_dl.cli import compatibility
+
+    compatibility.check(what, runtime, json=json)
 
 
 @app.command()
@@ -275,6 +308,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `edge-dl` command."""
     # TensorFlow's start-up chatter hides our own lines; the user's own setting wins.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    end_on_sigterm()
     return app(args=arguments)
 
 

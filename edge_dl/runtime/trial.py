@@ -1,16 +1,21 @@
-"""Does a runtime load these .tflite files? Each is loaded, allocated and called once with zeros, in a process of its own.
+"""Does a runtime load these .tflite files, and run them? Each is loaded and called once, in a process of its own.
 
 A file that any Python from 3.8 on can run where one of the runtimes is; nothing else of edge-dl is needed:
 
     python trial.py RUNTIME FILE ...
+    python trial.py RUNTIME --operators FILES.json
 
 RUNTIME: ai_edge_litert, tflite_runtime, tensorflow, compiled_model (LiteRT's CompiledModel on the CPU) or tflite_micro.
 Prints a JSON object: FILE -> "" when it ran, else the runtime's words. The runtime is imported once and the process is
 forked for each file (POSIX only): what crashes or hangs is an answer too.
+
+`--operators` asks only which operator versions the runtime takes. FILES.json: {OPERATOR: [a .tflite that names version
+1 of it in base64, version 2, ...]}; the answer is {OPERATOR: [versions that it opened]}.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -29,7 +34,7 @@ _CHATTER = re.compile(r"^(INFO|WARNING|VERBOSE|DEBUG|[IW]\d{4} |[IW]\d{10}|\d{4}
 
 
 def opener(runtime: str) -> Callable[[str], None]:
-    """A function that loads a file and calls it once; imports the runtime.
+    """A function that loads a file and calls it once with made-up numbers; imports the runtime.
 
     Raises:
         ImportError: it is not installed.
@@ -37,16 +42,31 @@ def opener(runtime: str) -> Callable[[str], None]:
     """
     import numpy
 
+    def numbers(entry: Any) -> Any:
+        """Floats between -1 and 1; 1 for integers, which may be tokens."""
+        kind, count = numpy.dtype(entry["dtype"]), int(numpy.prod(entry["shape"]))
+        values = numpy.sin(numpy.arange(count)) if kind.kind == "f" else numpy.ones(count)
+        return values.astype(kind).reshape(entry["shape"])
+
+    def check(values: Any) -> None:
+        if values.dtype.kind == "f" and not numpy.isfinite(values).all():
+            raise ValueError("answers with NaN or infinity")
+
     def with_interpreter(interpreter: Any) -> None:
         interpreter.allocate_tensors()
         for entry in interpreter.get_input_details():
-            interpreter.set_tensor(entry["index"], numpy.zeros(entry["shape"], entry["dtype"]))
+            interpreter.set_tensor(entry["index"], numbers(entry))
         interpreter.invoke()
+        for entry in interpreter.get_output_details():
+            check(interpreter.get_tensor(entry["index"]))
 
     def compiled(path: str) -> None:
         model = compiled_class.from_file(path)
-        buffers = model.create_input_buffers(0), model.create_output_buffers(0)
-        model.run_by_index(0, *buffers)
+        inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+        for buffer in inputs:
+            entry = buffer.get_tensor_details()
+            buffer.write(numbers(entry))
+        model.run_by_index(0, inputs, outputs)
 
     def micro(path: str) -> None:
         interpreter = micro_class.from_file(path, arena_size=MICRO_ARENA)
@@ -56,7 +76,7 @@ def opener(runtime: str) -> Callable[[str], None]:
                 entry = interpreter.get_input_details(index)
             except (IndexError, ValueError, RuntimeError):
                 break
-            interpreter.set_input(numpy.zeros(entry["shape"], entry["dtype"]), index)
+            interpreter.set_input(numbers(entry), index)
             index += 1
         interpreter.invoke()
 
@@ -68,16 +88,7 @@ def opener(runtime: str) -> Callable[[str], None]:
         from tflite_micro.python.tflite_micro.runtime import Interpreter as micro_class
 
         return micro
-    if runtime == "tensorflow":
-        import tensorflow
-
-        interpreter_class = tensorflow.lite.Interpreter
-    elif runtime == "tflite_runtime":
-        from tflite_runtime.interpreter import Interpreter as interpreter_class
-    elif runtime == "ai_edge_litert":
-        from ai_edge_litert.interpreter import Interpreter as interpreter_class
-    else:
-        raise KeyError(runtime)
+    interpreter_class = _interpreter(runtime)
     return lambda path: with_interpreter(interpreter_class(model_path=path, num_threads=1))
 
 
@@ -110,6 +121,38 @@ def attempt(open_file: Callable[[str], None], path: str, seconds: float = SECOND
     return "" if os.WEXITSTATUS(status) == 0 else words or "no words"
 
 
+def opened_versions(runtime: str, files: str) -> dict[str, list[int]]:
+    """The operator versions that a runtime opens a file for; see `--operators`. Nothing is run: no fork needed."""
+    open_content = _interpreter(runtime)
+    with open(files, encoding="utf-8") as stream:
+        contents = json.load(stream)
+    found: dict[str, list[int]] = {}
+    for name, versions in contents.items():
+        for number, content in enumerate(versions, 1):
+            try:
+                open_content(model_content=base64.b64decode(content))
+            except (ValueError, RuntimeError):
+                continue
+            found.setdefault(name, []).append(number)
+    return found
+
+
+def _interpreter(runtime: str) -> Any:
+    if runtime == "tensorflow":
+        import tensorflow
+
+        return tensorflow.lite.Interpreter
+    if runtime == "tflite_runtime":
+        from tflite_runtime.interpreter import Interpreter
+
+        return Interpreter
+    if runtime == "ai_edge_litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+    raise KeyError(runtime)
+
+
 def _wait(child: int, seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -128,6 +171,9 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if arguments[1] == "--operators":
+        print(json.dumps(opened_versions(arguments[0], arguments[2])))
+        return 0
     open_file = opener(arguments[0])
     print(json.dumps({path: attempt(open_file, path) for path in arguments[1:]}))
     return 0

@@ -1,0 +1,250 @@
+"""What the tables say of a runtime, against the runtime itself: a disagreement fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compatibility_models as models
+import pytest
+import tflite_models
+
+from edge_dl.checks.compatibility import check_model
+from edge_dl.checks.runtime_profiles import find_profile, find_profiles
+from edge_dl.converters.conversion import run_conversion, run_export
+from edge_dl.converters.isolation import Isolation
+from edge_dl.errors import StageError, UsageError
+from edge_dl.recipe import ConversionConfig
+from edge_dl.runtime import trial
+from edge_dl.runtime.targets.environment import EnvironmentTarget
+from edge_dl.runtime.targets.url import parse_address
+from edge_dl.variants import Quantization
+
+# Profile, the environment that has it ("" for this one), and the name that trial.py knows it by.
+REAL = [
+    ("litert-2.3", "", "ai_edge_litert"),
+    ("litert-compiled-model", "", "compiled_model"),
+    ("tensorflow", "", "tensorflow"),
+    ("tflite-runtime==2.14.0", "env:tflite-runtime==2.14.0", "tflite_runtime"),
+    ("ai-edge-litert==1.4.0", "env:ai-edge-litert==1.4.0", "ai_edge_litert"),
+]
+INSTALLED = {"ai_edge_litert": "ai-edge-litert", "compiled_model": "ai-edge-litert", "tensorflow": "tensorflow"}
+OLD = "tflite-runtime==2.14.0"
+
+
+def python_of(address: str) -> str:
+    """The Python that has the runtime, made where it is not there; skips where the package index is out of reach."""
+    if not address:
+        return sys.executable
+    try:
+        return str(EnvironmentTarget(address, parse_address(address)).python())
+    except (StageError, UsageError) as error:
+        pytest.skip(f"{address}: {error}")
+
+
+def profile_of(name: str, runtime: str) -> str:
+    """The profile of what is installed here."""
+    from importlib.metadata import version
+
+    if runtime not in INSTALLED or "==" in name:
+        return name
+    release = version(INSTALLED[runtime])
+    return name if runtime == "compiled_model" else f"{INSTALLED[runtime]}=={release}"
+
+
+def ask(address: str, runtime: str, *arguments: str) -> dict[str, Any]:
+    command = [python_of(address), trial.__file__, runtime, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Run folders of the small networks: every lowering that the model allows, in every quantization."""
+    config = ConversionConfig(quantizations=tuple(Quantization), calibration_samples=10)
+    runs = []
+    with Isolation() as isolation:
+        for name in models.NAMES:
+            run = tmp_path_factory.mktemp("networks") / name
+            run_export(models.save(name, run), run, config, isolation=isolation)
+            run_conversion(run, config, isolation=isolation)
+            runs.append(run)
+    return runs
+
+
+def variants(run: Path) -> list[Path]:
+    return sorted(run.glob("variants/*/model.tflite"))
+
+
+@pytest.fixture(scope="session")
+def every_model(converted: list[Path], finished_run: Path, tflite: Callable[[str], Path]) -> list[str]:
+    found = [path for run in (*converted, finished_run) for path in variants(run)]
+    found += [tflite(name) for name in tflite_models.BUILDERS if "free" not in name]
+    return [str(path) for path in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "address", "runtime"), REAL)
+def test_what_the_table_says_is_what_the_runtime_does(
+    name: str, address: str, runtime: str, every_model: list[str]
+) -> None:
+    assert len(every_model) > 70
+    profile = find_profile(profile_of(name, runtime))
+    real = ask(address, runtime, *every_model)
+    wrong = {}
+    for path in every_model:
+        answer = check_model(path, [profile])[0]
+        if answer.loads == bool(real[path]):
+            wrong[path] = {"table": answer.reason or "loads", "runtime": real[path] or "runs"}
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "address", "runtime"), [row for row in REAL if row[2] != "compiled_model"])
+def test_every_operator_version_is_as_the_table_says(name: str, address: str, runtime: str, tmp_path: Path) -> None:
+    """Every builtin of the schema in 16 versions: which of them the runtime opens a file for."""
+    files = tmp_path / "operators.json"
+    operators = models.operator_files()
+    files.write_text(json.dumps(operators))
+    real = ask(address, runtime, "--operators", str(files))
+    profile = find_profile(profile_of(name, runtime))
+    said = {
+        operator: [number for number in range(1, models.HIGHEST_VERSION + 1) if profile.knows(operator, number)]
+        for operator in operators
+    }
+    assert len(real) > 140
+    assert {key: value for key, value in said.items() if value} == real
+
+
+@pytest.fixture(scope="session")
+def for_old(converted: list[Path]) -> dict[str, Any]:
+    """conv, decoder and lstm again, for tflite-runtime 2.14: outcomes by network and variant, and the files."""
+    config = ConversionConfig(
+        quantizations=(Quantization.FLOAT32, Quantization.DYNAMIC, Quantization.INT4, Quantization.INT16X8),
+        calibration_samples=10,
+        runtime=(OLD,),
+    )
+    found: dict[str, Any] = {"files": []}
+    with Isolation() as isolation:
+        for run in converted:
+            if run.name in ("conv", "decoder", "gru"):
+                target = run.parent / f"{run.name}-old"
+                target.mkdir()
+                (target / "export").symlink_to(run / "export")
+                found[run.name] = {item.variant: item for item in run_conversion(target, config, isolation=isolation)}
+                found["files"] += variants(target)
+    return found
+
+
+@pytest.mark.slow
+def test_variants_made_for_a_runtime_load_there(for_old: dict[str, Any]) -> None:
+    files = [str(path) for path in for_old["files"]]
+    assert all(answer.loads for path in files for answer in check_model(path, find_profiles(OLD)))
+    assert set(ask("env:" + OLD, "tflite_runtime", *files).values()) == {""}
+
+
+@pytest.mark.slow
+def test_each_quantization_that_can_run_there_is_made_and_the_rest_refused(
+    for_old: dict[str, Any], converted: list[Path]
+) -> None:
+    decoder, conv, gru = for_old["decoder"], for_old["conv"], for_old["gru"]
+    assert decoder["dynamic"].status == "converted"
+    assert "weight_only" in decoder["dynamic"].notes[-1]
+    assert decoder["int16x8"].status == "refused"
+    assert "TILE version" in decoder["int16x8"].message
+    assert OLD in decoder["int16x8"].message
+    assert "int8" in decoder["int16x8"].todo
+    assert conv["dynamic"].status == "converted"
+    assert "per_channel_dense = False" in conv["dynamic"].notes[-1]
+    # Loads in 2.14 and answers NaN: no option changes that.
+    assert conv["int4"].status == "refused"
+    assert "dynamic" in conv["int4"].todo
+    assert {gru[f"{lowering}-int4"].status for lowering in ("while", "unroll", "step")} == {"converted"}
+    # Without the setting the same network gets what only newer runtimes load.
+    (plain,) = (run for run in converted if run.name == "conv")
+    assert not check_model(plain / "variants" / "dynamic" / "model.tflite", find_profiles(OLD))[0].loads
+
+
+def test_profiles_by_name() -> None:
+    assert find_profile("android-tflite-2.16").release == "2.16.1"
+    assert find_profile("litert-2.3").release == "2.3.0"
+    assert find_profile("litert-2.1").release == "2.1.6"
+    assert find_profile("litert-micro").family == "micro"
+    assert [item.name for item in find_profiles("litert-2.3, litert-micro,litert-2.3")] == [
+        "litert-2.3",
+        "litert-micro",
+    ]
+    assert any("newer than what was measured" in note for note in find_profile("litert-9.9").notes)
+    for name in (
+        "",
+        "onnx",
+        "tflite-runtime==2.4.0",
+        "litert-0.9",
+        "litert-micro-2.0",
+        "tflite-runtime==x",
+        "litert=2",
+    ):
+        with pytest.raises(UsageError):
+            find_profiles(name)
+    old, android = find_profile(OLD), find_profile("android-tflite-2.16")
+    assert (old.highest("FULLY_CONNECTED"), android.highest("FULLY_CONNECTED")) == (10, 11)
+    assert old.highest("STABLEHLO_ADD") == 0
+    assert not old.knows("BROADCAST_TO", 1)
+
+
+def test_an_answer_names_operator_reason_and_way_out(tflite: Callable[[str], Path]) -> None:
+    fused = check_model(tflite("fused"), find_profiles("litert-compiled-model,litert-2.3"))
+    assert [answer.loads for answer in fused] == [False, True]
+    problem = fused[0].problems[0]
+    assert problem.operator == "UNIDIRECTIONAL_SEQUENCE_LSTM"
+    assert "variable tensors" in problem.reason
+    assert "unroll" in problem.todo
+    assert fused[0].options is None
+    plain = fused[0].to_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def edge_dl(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-X", "importtime", "-m", "edge_dl", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_and_its_exit_codes(tflite: Callable[[str], Path], tmp_path: Path) -> None:
+    good = edge_dl("check", tflite("conv-int8"), "--runtime", f"{OLD},litert-micro", "--json")
+    assert good.returncode == 0, good.stderr
+    assert [item["loads"] for item in json.loads(good.stdout)["runtimes"]] == [True, True]
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in good.stderr.splitlines() if "|" in line}
+    assert "edge_dl" in imported
+    assert not imported & {"tensorflow", "keras", "tf_keras", "jax"}
+    bad = edge_dl("check", tflite("fused"), "--runtime", "litert-2.3,litert-compiled-model")
+    assert bad.returncode == 1
+    assert "litert-compiled-model (2.3.0): will not load" in bad.stdout
+    assert "Use the lowering while" in bad.stdout
+    assert edge_dl("check", tflite("fused"), "--runtime", "onnx").returncode == 2
+    assert edge_dl("check", tmp_path / "none.tflite", "--runtime", "litert-2.3").returncode == 2
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(tflite("conv-int8").read_bytes()[:900])
+    damaged = edge_dl("check", broken, "--runtime", "litert-2.3")
+    assert damaged.returncode == 3
+    assert "must be whole" in damaged.stderr
+    wrong = edge_dl("convert", "lstm", "--runtime", "litert-0.1", "--out", tmp_path / "run")
+    assert wrong.returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_runtime_is_a_recipe_setting_and_set_wins() -> None:
+    from edge_dl.cli.compatibility import with_runtime
+    from edge_dl.cli.workflow import parse_settings
+    from edge_dl.recipe import apply_overrides
+
+    given = with_runtime(f"{OLD},litert-2.3", ["conversion.batch=2"])
+    config = apply_overrides(ConversionConfig(), {"runtime": parse_settings(given)["conversion.runtime"]})
+    assert config.runtime == (OLD, "litert-2.3")
+    assert parse_settings(with_runtime(OLD, ["conversion.runtime=litert-2.3"]))["conversion.runtime"] == "litert-2.3"
+    with pytest.raises(UsageError, match="must be known"):
+        with_runtime("", ["conversion.runtime=onnx"])
