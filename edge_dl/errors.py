@@ -82,7 +82,8 @@ def printable(text: str) -> str:
     knows become escapes such as \\x1b.
     """
     line = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+    # The no-break space between a number and its unit is harmless, and Python calls it not printable.
+    return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 def signal_name(returncode: int) -> str:

@@ -116,10 +116,9 @@ def _run_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
     targets = [{str(item.get("name")): item for item in mappings(value.get("targets"))} for value in (before, after)]
     for name in [*targets[1], *(name for name in targets[0] if name not in targets[1])]:
         if name not in targets[0] or name not in targets[1]:
-            sides = [_target_text(side.get(name)) for side in targets]
-            yield Change("", "target", Direction.CHANGED, *sides, detail=name)
-    keras = [_keras_metric(value) for value in (before, after)]
-    yield from _metric_change("", *keras, _same_data(before, after))
+            old, new = (_target_text(side.get(name)) for side in targets)
+            yield Change("", "target", Direction.CHANGED, old, new, detail=name)
+    yield from _metric_change("", _keras_metric(before), _keras_metric(after), _same_data(before, after))
 
 
 def _target_text(target: Mapping[str, Any] | None) -> str:
@@ -197,7 +196,9 @@ def _check_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         worse = verdicts[1] == FAIL
         direction = Direction.WORSE if worse else Direction.BETTER
         message = str(check.get("message") or "")
-        yield Change(name, "check", direction, *map(str, verdicts), message, worse, " ".join(filter(None, key)))
+        yield Change(
+            name, "check", direction, str(verdicts[0]), str(verdicts[1]), message, worse, " ".join(filter(None, key))
+        )
 
 
 def _metric_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any], same_data: bool) -> Iterator[Change]:
@@ -271,7 +272,8 @@ def _parity_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) ->
     if abs(gain) >= SNR_MARGIN_DB:
         direction = Direction.BETTER if gain > 0 else Direction.WORSE
     note = numbers.signed(numbers.decibels(gain), gain)
-    yield Change(name, "parity", direction, *(numbers.decibels(value) for value in found), note, detail="SNR")
+    texts = numbers.decibels(found[0]), numbers.decibels(found[1])
+    yield Change(name, "parity", direction, *texts, note, detail="SNR")
 
 
 def _size_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -282,7 +284,7 @@ def _size_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> I
     direction = Direction.NO_DIFFERENCE
     if abs(ratio - 1) > SIZE_MARGIN:
         direction = Direction.WORSE if ratio > 1 else Direction.BETTER
-    yield Change(name, "size", direction, *(numbers.size(size) for size in sizes), _relative(ratio))
+    yield Change(name, "size", direction, numbers.size(sizes[0]), numbers.size(sizes[1]), _relative(ratio))
 
 
 def _latency_change(name: str, old: LatencySpread | None, new: LatencySpread | None) -> Iterator[Change]:

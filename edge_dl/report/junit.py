@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_dl.report.numbers import as_number
-from edge_dl.report.target_results import NOT_RUN
+from edge_dl.report.target_results import NOT_RUN, no_answer
 from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE
 
 # Characters that XML 1.0 allows; everything else cannot be written even as a reference.
@@ -82,8 +82,7 @@ def _target_case(suite: ElementTree.Element, variant: str, target: Mapping[str, 
             suite, "testcase", classname=_text(f"{name}.{variant}"), name=_text(title), time=_time(result["seconds"])
         )
         if result["verdict"] == NOT_RUN:
-            message = " ".join(result[key] for key in ("error", "received", "todo") if result[key])
-            ElementTree.SubElement(case, "error", message=_text(message), type="target")
+            ElementTree.SubElement(case, "error", message=_text(no_answer(result)), type="target")
         elif result["verdict"] == FAIL:
             failed = [str(check.get("message") or "") for check in result["checks"] if check.get("verdict") == FAIL]
             failure = ElementTree.SubElement(case, "failure", message=_text(result["message"]), type="parity")

@@ -63,7 +63,7 @@ def target_failures(targets: Sequence[Mapping[str, Any]], held: Sequence[str]) -
         for result in target["results"]:
             common = {"variant": result["variant"], "target": target["name"], "held": result["variant"] in held}
             if result["verdict"] == NOT_RUN:
-                message = " ".join(result[key] for key in ("error", "received", "todo") if result[key])
+                message = no_answer(result)
                 failures.append({**common, "check": "answer", "output": "", "verdict": FAIL, "message": message})
             failures += [
                 {
@@ -83,6 +83,12 @@ def target_verdicts(targets: Sequence[Mapping[str, Any]], held: Sequence[str]) -
     """The verdict of every held variant on every target that was asked for it; `not-run` counts as failed."""
     found = [result["verdict"] for target in targets for result in target["results"] if result["variant"] in held]
     return [FAIL if verdict == NOT_RUN else verdict for verdict in found if verdict]
+
+
+def no_answer(result: Mapping[str, Any]) -> str:
+    """Why a target gave no answer and what to do, in sentences."""
+    received = f"Received: {result['received']}." if result["received"] else ""
+    return " ".join(part for part in (result["error"], received, result["todo"]) if part)
 
 
 def silent(results: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_dl.report import numbers
 from edge_dl.report.numbers import UNKNOWN, as_number
-from edge_dl.report.target_results import NOT_RUN
+from edge_dl.report.target_results import NOT_RUN, no_answer
 from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, PASS
 from edge_dl.report.words import VERDICTS, plural
 
@@ -40,7 +40,7 @@ def _section(target: Mapping[str, Any], held: Sequence[str]) -> dict[str, Any]:
         "word": word,
         "where": _where(target),
         "emulated": target["emulated"],
-        "error": _error(found[0]) if alike else "",
+        "error": no_answer({**found[0], "todo": ""}) if alike else "",
         "todo": found[0]["todo"] if alike else "",
         "timed": any(item["latency"] for item in found),
         "rows": [] if alike else [_row(item, target["emulated"], item["variant"] in held) for item in found],
@@ -63,7 +63,7 @@ def _where(target: Mapping[str, Any]) -> str:
         for item in found
     ]
     processors = [item["processor"] for item in found if item["processor"]]
-    facts = next((item["facts"] for item in found if item["facts"]), {})
+    facts: Mapping[str, Any] = next((item["facts"] for item in found if item["facts"]), {})
     parts = [target["address"], *dict.fromkeys(text for text in told if text), *dict.fromkeys(processors)]
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in facts.items()]
     return " · ".join(part for part in parts if part)
@@ -74,7 +74,7 @@ def _row(item: Mapping[str, Any], emulated: bool, held: bool) -> dict[str, Any]:
     latency = item["latency"]
     p50 = as_number(latency.get("p50_ms") or latency.get("mean_ms"))
     failed = [str(check.get("message") or "") for check in item["checks"] if check.get("verdict") in (FAIL, NOT_ENOUGH)]
-    why = [_error(item), item["todo"]] if item["verdict"] == NOT_RUN else failed
+    why = [no_answer(item)] if item["verdict"] == NOT_RUN else failed
     if item["verdict"] != NOT_RUN and latency.get("error"):
         why.append(f"Not timed: {latency['error']}")
     return {
@@ -107,10 +107,6 @@ def integer_text(item: Mapping[str, Any]) -> str:
     first, *others = [(numbers.count(count), f"by {steps}") for steps, count in item["steps"].items()]
     unit = "step" if list(item["steps"]) == ["1"] else "steps"
     return ", ".join([f"{first[0]} of {total} {first[1]}", *(" ".join(part) for part in others)]) + f" {unit}"
-
-
-def _error(item: Mapping[str, Any]) -> str:
-    return f"{item['error']} Received: {item['received']}." if item["received"] else str(item["error"])
 
 
 def target_line(section: Mapping[str, Any]) -> str:
