@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_dl.errors import EdgeError, RefusedError
+from edge_dl.errors import EdgeError, RefusedError, missing_extra
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _answers = -1  # File descriptor of the pipe to the parent; -1 outside a worker.
@@ -47,13 +47,7 @@ def run_job(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "done", "value": value}
     except EdgeError as error:
         _print_error()
-        received = f" Received: {error.received}." if error.received else ""
-        return {
-            "status": "refused" if isinstance(error, RefusedError) else "failed",
-            "message": error.rule + received,
-            "todo": error.todo,
-            "exit_code": error.exit_code,
-        }
+        return _told(error)
     except OSError as error:
         _print_error()
         return {"status": "failed", "message": _disk_message(error), "todo": _disk_todo(error), "exit_code": 3}
@@ -67,8 +61,20 @@ def run_job(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         }
     except Exception as error:  # Anything that a converter raises: the parent goes on with the other jobs.
         _print_error()
+        if isinstance(error, ImportError) and (missing := missing_extra(error)):
+            return _told(missing)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
         return {"status": "failed", "message": f"{type(error).__name__}: {lines[0][:400]}", "todo": "", "exit_code": 3}
+
+
+def _told(error: EdgeError) -> dict[str, Any]:
+    received = f" Received: {error.received}." if error.received else ""
+    return {
+        "status": "refused" if isinstance(error, RefusedError) else "failed",
+        "message": error.rule + received,
+        "todo": error.todo,
+        "exit_code": error.exit_code,
+    }
 
 
 def _print_error() -> None:

@@ -75,6 +75,25 @@ class RefusedError(EdgeError):
     exit_code = 2
 
 
+_EXTRAS = {
+    "jinja2": "report", "matplotlib": "report", "tensorflow": "convert", "keras": "convert",
+    "ai_edge_quantizer": "convert", "yaml": "convert", "sklearn": "train", "tensorboard": "train", "tf_keras": "tfmot",
+    "tensorflow_model_optimization": "tfmot", "jax": "jax",
+}  # fmt: skip
+
+
+def missing_extra(error: ImportError) -> UsageError | None:
+    """The error for a package of one of edge-dl's extras that is not installed; None for any other import."""
+    package = (error.name or "").split(".")[0]
+    if package not in _EXTRAS or not isinstance(error, ModuleNotFoundError):
+        return None
+    return UsageError(
+        f"This needs {package}.",
+        received="an environment without it",
+        todo=f"Install it with: pip install 'edge-dl[{_EXTRAS[package]}]'.",
+    )
+
+
 def printable(text: str) -> str:
     """A text that somebody else wrote, on one line and harmless to a terminal.
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from edge_dl.errors import EdgeError, printable
+from edge_dl.errors import EdgeError, missing_extra, printable
 from edge_dl.progress import Step
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain progress lines of one step
@@ -195,6 +195,9 @@ def guarded(function: Function) -> Function:
         except Exception as error:
             if isinstance(error, typer.Exit):
                 raise
+            if isinstance(error, ImportError) and (missing := missing_extra(error)):
+                print(f"Error: {missing}", file=sys.stderr)
+                raise typer.Exit(missing.exit_code) from None
             return _unexpected()
 
     return wrapper  # type: ignore[return-value]
