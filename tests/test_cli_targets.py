@@ -159,7 +159,7 @@ def test_a_target_without_an_answer_fails_the_run_and_is_asked_again(
     # The report alone says the same.
     assert edge("report", run).exit_code == 3
     # The environment is there now: only what gave no answer is asked again.
-    missing.symlink_to(sys.executable)
+    missing.symlink_to(sys.prefix)
     names.clear()
     mended = edge(*words)
     assert mended.exit_code == 0, mended.output
@@ -185,7 +185,9 @@ def test_answers_about_an_earlier_model_do_not_count(finished_run: Path, tmp_pat
     assert edge("report", run).exit_code == 0
 
 
-@pytest.mark.parametrize("words", [["verify"], ["bench"], ["inspect"], ["verify", "--on", "local:"], ["bench", "--on", "local:"]])
+@pytest.mark.parametrize(
+    "words", [["verify"], ["bench"], ["inspect"], ["verify", "--on", "local:"], ["bench", "--on", "local:"]]
+)
 def test_a_bundle_needs_no_tensorflow_and_no_keras(tflite: Tflite, tmp_path: Path, words: list[str]) -> None:
     bundle = bundle_at(tmp_path / "bundle", tflite)
     decoys, marks = tmp_path / "decoys", tmp_path / "marks"
