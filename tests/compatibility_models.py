@@ -11,9 +11,9 @@ import numpy as np
 
 from edge_dl.files import save_npz
 
-STEPS, FEATURES, CLASSES = 3, 8, 3
+STEPS, FEATURES, CLASSES = 2, 8, 3
 NAMES = ("lstm", "gru", "rnn", "conv", "decoder")
-HIGHEST_VERSION = 16
+HIGHEST_VERSION = 15
 
 
 def build(name: str) -> Any:
@@ -24,7 +24,7 @@ def build(name: str) -> Any:
 
     keras.utils.set_random_seed(1)
     if name == "conv":
-        x = keras.Input((8, 8, 3), name="image")
+        x = keras.Input((12, 12, 3), name="image")
         h = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
         h = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(h)
         h = layers.MaxPooling2D()(h)

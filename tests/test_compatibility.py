@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +16,32 @@ import pytest
 import tflite_models
 
 from edge_dl.checks.compatibility import check_model
-from edge_dl.checks.runtime_profiles import find_profile, find_profiles
+from edge_dl.checks.runtime_profiles import Profile, find_profile, find_profiles
+from edge_dl.checks.trials import REAL, ask, find_real
 from edge_dl.converters.conversion import run_conversion, run_export
 from edge_dl.converters.isolation import Isolation
 from edge_dl.errors import StageError, UsageError
 from edge_dl.recipe import ConversionConfig
-from edge_dl.runtime import trial
-from edge_dl.runtime.targets.environment import EnvironmentTarget
-from edge_dl.runtime.targets.url import parse_address
 from edge_dl.variants import Quantization
 
-# Profile, the environment that has it ("" for this one), and the name that trial.py knows it by.
-REAL = [
-    ("litert-2.3", "", "ai_edge_litert"),
-    ("litert-compiled-model", "", "compiled_model"),
-    ("tensorflow", "", "tensorflow"),
-    ("tflite-runtime==2.14.0", "env:tflite-runtime==2.14.0", "tflite_runtime"),
-    ("ai-edge-litert==1.4.0", "env:ai-edge-litert==1.4.0", "ai_edge_litert"),
-]
-INSTALLED = {"ai_edge_litert": "ai-edge-litert", "compiled_model": "ai-edge-litert", "tensorflow": "tensorflow"}
+RUNTIMES = ("ai-edge-litert", "litert-compiled-model", "tensorflow", "tflite-runtime==2.14.0", "ai-edge-litert==1.4.0")
 OLD = "tflite-runtime==2.14.0"
 
 
-def python_of(address: str) -> str:
-    """The Python that has the runtime, made where it is not there; skips where the package index is out of reach."""
-    if not address:
-        return sys.executable
+def installed(name: str) -> Profile:
+    """The runtime of a name; in the release that is installed here where the name has none."""
+    profile = find_profile(name)
+    package = REAL[profile.runtime][1]
+    return profile if "==" in name else dataclasses.replace(profile, release=metadata.version(package))
+
+
+def asked(profile: Profile, arguments: Sequence[str | Path]) -> dict[str, Any]:
+    """What the real runtime says; skips where it is not here and the package index is out of reach."""
     try:
-        return str(EnvironmentTarget(address, parse_address(address)).python())
+        python = find_real(profile)
     except (StageError, UsageError) as error:
-        pytest.skip(f"{address}: {error}")
-
-
-def profile_of(name: str, runtime: str) -> str:
-    """The profile of what is installed here."""
-    from importlib.metadata import version
-
-    if runtime not in INSTALLED or "==" in name:
-        return name
-    release = version(INSTALLED[runtime])
-    return name if runtime == "compiled_model" else f"{INSTALLED[runtime]}=={release}"
-
-
-def ask(address: str, runtime: str, *arguments: str) -> dict[str, Any]:
-    command = [python_of(address), trial.__file__, runtime, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+        pytest.skip(f"{profile.name}: {error}")
+    return ask(profile, [str(item) for item in arguments], python=python)
 
 
 @pytest.fixture(scope="session")
@@ -89,13 +70,11 @@ def every_model(converted: list[Path], finished_run: Path, tflite: Callable[[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "address", "runtime"), REAL)
-def test_what_the_table_says_is_what_the_runtime_does(
-    name: str, address: str, runtime: str, every_model: list[str]
-) -> None:
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_what_the_table_says_is_what_the_runtime_does(name: str, every_model: list[str]) -> None:
     assert len(every_model) > 70
-    profile = find_profile(profile_of(name, runtime))
-    real = ask(address, runtime, *every_model)
+    profile = installed(name)
+    real = asked(profile, every_model)
     wrong = {}
     for path in every_model:
         answer = check_model(path, [profile])[0]
@@ -105,14 +84,14 @@ def test_what_the_table_says_is_what_the_runtime_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "address", "runtime"), [row for row in REAL if row[2] != "compiled_model"])
-def test_every_operator_version_is_as_the_table_says(name: str, address: str, runtime: str, tmp_path: Path) -> None:
-    """Every builtin of the schema in 16 versions: which of them the runtime opens a file for."""
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in ("litert-compiled-model", "tensorflow")])
+def test_every_operator_version_is_as_the_table_says(name: str, tmp_path: Path) -> None:
+    """Every builtin of the schema in its versions: which of them the runtime opens a file for."""
     files = tmp_path / "operators.json"
     operators = models.operator_files()
     files.write_text(json.dumps(operators))
-    real = ask(address, runtime, "--operators", str(files))
-    profile = find_profile(profile_of(name, runtime))
+    profile = installed(name)
+    real = asked(profile, ["--operators", files])
     said = {
         operator: [number for number in range(1, models.HIGHEST_VERSION + 1) if profile.knows(operator, number)]
         for operator in operators
@@ -145,7 +124,7 @@ def for_old(converted: list[Path]) -> dict[str, Any]:
 def test_variants_made_for_a_runtime_load_there(for_old: dict[str, Any]) -> None:
     files = [str(path) for path in for_old["files"]]
     assert all(answer.loads for path in files for answer in check_model(path, find_profiles(OLD)))
-    assert set(ask("env:" + OLD, "tflite_runtime", *files).values()) == {""}
+    assert set(asked(find_profile(OLD), files).values()) == {""}
 
 
 @pytest.mark.slow

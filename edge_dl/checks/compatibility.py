@@ -155,7 +155,7 @@ def _problem(subgraph: Subgraph, operator: GraphOperator, profile: Profile) -> P
         )
     data = runtime_data()
     if not profile.knows(operator.name, operator.version):
-        way = next((item for item in data["ways_out"] if _is_way(item, subgraph, operator)), {})
+        way: Mapping[str, Any] = next((item for item in data["ways_out"] if _is_way(item, subgraph, operator)), {})
         return made(_unknown(operator, profile), way.get("todo") or _newer(operator, profile), way.get("option"))
     for rule in data["kernels"]:
         if operator.name not in rule["operators"] and rule["operators"] != ["*"]:
