@@ -269,7 +269,7 @@ class Fuzzer:
             problems.append("standard error is not one line that begins with 'Error: '")
         if code in (0, 1) and err.strip():
             problems.append("standard error is not empty")
-        odd = sorted({character for character in out + err if not character.isprintable() and character != "\n"})
+        odd = sorted({character for character in out + err if not character.isprintable()} - {"\n", "\u00a0"})
         if odd:
             problems.append(f"control characters in what it prints: {odd}")
         if "--json" in arguments and code in (0, 1):

@@ -30,14 +30,21 @@ REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results" / "install_footprint.txt"
 HEAVY = ("tensorflow", "keras", "tf_keras", "jax", "torch", "sklearn", "matplotlib", "jinja2", "yaml")
 
-PACKAGES = """
-import json, os
+PACKAGES = r"""
+import json, os, re
 from importlib import metadata
-found = {}
+found, needs = {}, {}
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
 for item in metadata.distributions():
+    for line in item.requires or ():
+        if "extra ==" not in line:
+            needs.setdefault(plain(re.match(r"[\w.-]+", line)[0]), []).append(item.metadata["Name"])
     files = [item.locate_file(path) for path in item.files or ()]
     size = sum(os.path.getsize(path) for path in files if os.path.isfile(path) and not str(path).endswith(".pyc"))
     found[item.metadata["Name"]] = {"version": item.version, "bytes": size}
+for name, item in found.items():
+    item["needed_by"] = sorted(needs.get(plain(name), []))
 print(json.dumps(found))
 """
 IMPORT = """
@@ -151,6 +158,7 @@ def try_commands(environment: Environment, bundle: Path) -> list[dict[str, Any]]
         (["--help"], 0, "Usage"), (["list"], 0, ""), (["inspect", bundle], 0, "CONV_2D"),
         (["inspect", bundle / "model.tflite", "--json"], 0, "signatures"), (["verify", bundle], 0, "pass"),
         (["bench", bundle], 0, "p50"), (["target", "list"], 0, ""), (["verify", bundle, "--on", "local:"], 0, "pass"),
+        (["check", bundle, "--runtime", "tflite-runtime==2.14.0"], 0, "loads"),
         (["run", "lstm", "--out", environment.folder / "run"], 2, "edge-dl["),
         (["run", "lstm", "--config", bundle / "manifest.json"], 2, "edge-dl["),
     ]  # fmt: skip
@@ -209,7 +217,8 @@ def render(found: Mapping[str, Any]) -> str:
         f"{total / 2**20:.1f} MiB without compiled .pyc",
     ]
     for name, item in sorted(packages.items(), key=lambda pair: -pair[1]["bytes"]):
-        lines.append(f"  {item['bytes'] / 2**20:8.2f} MiB  {name} {item['version']}")
+        why = f"  for {', '.join(item['needed_by'])}" if item["needed_by"] else ""
+        lines.append(f"  {item['bytes'] / 2**20:8.2f} MiB  {name + ' ' + item['version']:26}{why}")
     lines += ["", "not installed, and not needed: " + ", ".join(found["absent"]), ""]
     for item in found["commands"]:
         lines.append(f"  {'ok ' if item['ok'] else 'NOT'} exit code {item['exit_code']}  edge-dl {item['command']}")

@@ -8,6 +8,7 @@ services `shell:` and `exec:`, and in `sync:` STAT, SEND and DATA. After Android
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -27,14 +28,15 @@ class FakeAdbd:
 
     Args:
         bin_folder: in front of the PATH of its commands: getprop, dumpsys.
-        mode: "" works; "unauthorized" asks for a key and takes none; "lost" drops the connection at the first command
-            that holds `lose_at`.
+        mode: "" works; "unauthorized" asks for a key and takes none; "offline" greets once and is silent from then on;
+            "full" takes no file; "lost" drops the connection at the first command that holds `lose_at`.
     """
 
     def __init__(self, bin_folder: Path, *, mode: str = "", lose_at: str = "") -> None:
         self.bin_folder, self.mode, self.lose_at = bin_folder, mode, lose_at
         self.commands: list[str] = []
         self.pushed: list[str] = []
+        self.greeted = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.serial = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -94,9 +96,13 @@ class _Link:
                 if command == _word("CNXN") or command == _word("AUTH"):
                     if self.device.mode == "unauthorized":
                         self.send("AUTH", 1, 0, b"t" * 20)
-                    else:
+                    elif self.device.mode != "offline" or not self.device.greeted:
+                        self.device.greeted = True
                         banner = b"device::ro.product.name=fake;ro.product.model=Fake;ro.product.device=fake;"
                         self.send("CNXN", 0x01000000, _MAX, banner)
+                        if self.device.mode == "offline":
+                            self.connection.shutdown(socket.SHUT_RDWR)
+                            return
                 elif command == _word("OPEN"):
                     number += 1
                     service = data.rstrip(b"\0").decode()
@@ -186,6 +192,8 @@ class _Stream:
                 break
             content += self._take(length)
         try:
+            if self.link.device.mode == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             Path(path).write_bytes(content)
         except OSError as error:
             words = (error.strerror or "").encode()

@@ -53,9 +53,13 @@ def free_port() -> int:
 
 
 class Server:
-    """An sshd of our own on a loopback port: own host key, own user key, own configuration, no root."""
+    """An sshd of our own on a loopback port: own host key, own user key, own configuration, no root.
 
-    def __init__(self, folder: Path, *, bin_folder: Path, file_limit_kib: int = 0) -> None:
+    `file_limit_kib` limits the size of files there; `disk_kib` puts a file system of that size behind its work folder,
+    which takes root (the test is skipped without).
+    """
+
+    def __init__(self, folder: Path, *, bin_folder: Path, file_limit_kib: int = 0, disk_kib: int = 0) -> None:
         self.folder = folder
         self.program, self.environment = find_tool("sshd")
         folder.mkdir(parents=True)
@@ -63,7 +67,7 @@ class Server:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
         self.port = free_port()
-        self.bin_folder, self.file_limit_kib = bin_folder, file_limit_kib
+        self.bin_folder, self.file_limit_kib, self.disk_kib = bin_folder, file_limit_kib, disk_kib
         self.trust((folder / "host_key.pub").read_text())
         (folder / "client_config").write_text(
             f"Host edge-test\n  HostName 127.0.0.1\n  Port {self.port}\n  IdentityFile {folder}/user_key\n"
@@ -101,6 +105,11 @@ class Server:
             setup = f"mount --bind {self.folder}/passwd /etc/passwd && mount -t tmpfs none /run && mkdir /run/sshd && "
             if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
                 pytest.skip("sshd started by root needs mounts of its own (unshare -m), which are not allowed here")
+        if self.disk_kib:
+            if not setup:
+                pytest.skip("a small file system is mounted by root")
+            (self.folder / "work").mkdir(exist_ok=True)
+            setup += f"mount -t tmpfs -o size={self.disk_kib}k none {self.folder}/work && "
         # As an ordinary process that stays in front, in a session of its own, so that it ends with all its children.
         self.process = subprocess.Popen(
             [*(["unshare", "-m"] if setup else []), "sh", "-c", f'{setup}{limit}exec "$0" -D -e -f "$1"', self.program,

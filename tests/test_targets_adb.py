@@ -124,8 +124,25 @@ def test_no_device(bundle: Path) -> None:
 
 def test_an_unauthorised_phone(phone: Callable[..., FakeAdbd], bundle: Path, tmp_path: Path) -> None:
     found = check(bundle, address(phone(mode="unauthorized"), tmp_path))
-    assert found.error in ("The phone must allow this computer to debug it.", "The phone must be online.")
+    assert found.error == "The phone must allow this computer to debug it."
+    assert "answer its question" in found.todo
     assert found.parity.failed
+
+
+def test_a_phone_that_is_offline(phone: Callable[..., FakeAdbd], bundle: Path, tmp_path: Path) -> None:
+    found = check(bundle, address(phone(mode="offline"), tmp_path))
+    assert found.error == "The phone must be online."
+    assert "adb kill-server" in found.todo
+    assert found.parity.failed
+
+
+def test_a_phone_without_room(phone: Callable[..., FakeAdbd], bundle: Path, tmp_path: Path) -> None:
+    device = phone(mode="full")
+    found = check(bundle, address(device, tmp_path))
+    assert found.error == "The target must have room for the bundle and its answers."
+    assert "Make room there" in found.todo
+    assert device.pushed == []
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_phone_lost_in_the_middle(phone: Callable[..., FakeAdbd], bundle: Path, tmp_path: Path) -> None:

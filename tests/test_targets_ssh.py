@@ -201,19 +201,21 @@ def test_a_killed_server_is_an_error_and_the_others_go_on(own_server: Callable[.
 
     threading.Thread(target=kill, daemon=True).start()
     there, _ = check(bundle, server.address, time_limit=60)
-    assert there.error == "The connection to the target must hold."
+    assert there.error == "The connection to the target must hold.", there.received
     assert "may be left there" in there.todo
     assert there.parity.failed
     assert there.run is None
 
 
 def test_a_slow_target_is_an_error(own_server: Callable[..., Server], bundle: Path) -> None:
-    server = own_server(before="sleep 30")
+    server = own_server(before="sleep 300")
     started = time.monotonic()
-    (there,) = verify_on(bundle, [open_target(server.address)], time_limit=4)
-    assert there.error == "The target must answer within 4 seconds."
+    # The time is the other target's limit too, which has to answer on a busy machine.
+    there, _ = check(bundle, server.address, time_limit=15)
+    assert there.error == "The target must answer within 15 seconds."
     assert "--time-limit" in there.todo
-    assert time.monotonic() - started < 25
+    assert there.parity.failed
+    assert time.monotonic() - started < 120
     assert list((server.folder / "work").iterdir()) == []
 
 
@@ -222,6 +224,22 @@ def test_a_full_disk_is_an_error(own_server: Callable[..., Server], bundle: Path
     there, _ = check(bundle, server.address)
     assert there.error == "The target must have room for the bundle and its answers."
     assert "Make room there" in there.todo
+
+
+@pytest.mark.parametrize("disk_kib", [32, 96])
+def test_a_disk_that_is_really_full_is_an_error(own_server: Callable[..., Server], bundle: Path, disk_kib: int) -> None:
+    # 32 KiB do not take the agent; 96 take it and the model, and then no answers to many samples.
+    server = own_server(disk_kib=disk_kib)
+    if disk_kib == 32:
+        there, _ = check(bundle, server.address)
+        error, todo, failed = there.error, there.todo, there.parity.failed
+        assert failed
+    else:
+        with open_target(server.address).open() as connection, pytest.raises(EdgeError) as caught:
+            connection.predict(read_bundle(bundle), {"image": models.images(4000)})
+        error, todo = caught.value.rule, caught.value.todo
+    assert error == "The target must have room for the bundle and its answers."
+    assert "Make room there" in todo
 
 
 def test_another_host_key_is_refused_and_no_setting_changes_that(server: Server, bundle: Path, tmp_path: Path) -> None:
@@ -273,17 +291,31 @@ def test_no_python_at_all(server: Server, bundle: Path) -> None:
     assert "?python=PATH" in there.todo
 
 
-def test_an_agent_older_than_the_bundle(server: Server, bundle: Path, tmp_path: Path) -> None:
-    connection = open_target(server.address).connect()
+def test_an_agent_older_than_the_bundle(
+    server: Server, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = tmp_path / "agent.py"
-    old.write_text(connection.agent.read_text().replace("FORMAT = 1\n", "FORMAT = 0\n"))
-    connection.agent = old
-    try:
-        with pytest.raises(EdgeError, match="reads bundles of format 0") as caught:
-            connection.predict(read_bundle(bundle), {"image": models.images(2)})
-    finally:
-        connection.close()
-    assert "older than the bundle" in caught.value.todo
+    old.write_text(SshConnection.agent.read_text().replace("FORMAT = 1\n", "FORMAT = 0\n"))
+    monkeypatch.setattr(SshConnection, "agent", old)
+    there, _ = check(bundle, server.address)
+    assert "reads bundles of format 0" in there.error
+    assert "older than the bundle" in there.todo
+    assert there.parity.failed
+
+
+def test_paths_in_an_answer_are_not_used(own_server: Callable[..., Server], bundle: Path, tmp_path: Path) -> None:
+    # The real agent answers, and somebody on the way names another file as the one with the outputs.
+    (tmp_path / "secret.npz").write_bytes(b"not for you")
+    script = (
+        f'"{sys.executable}" "$@" | sed "s#\\"outputs\\": \\"[^\\"]*\\"#\\"outputs\\": \\"{tmp_path}/secret.npz\\"#g" '
+        f'| tee -a "{tmp_path}/said"; exit 0'
+    )
+    server = own_server(before=script)
+    there, here = check(bundle, server.address)
+    assert f'"outputs": "{tmp_path}/secret.npz"' in (tmp_path / "said").read_text()
+    assert not there.error, there.received
+    assert there.differences == here.differences
+    assert (tmp_path / "secret.npz").read_bytes() == b"not for you"
 
 
 def test_what_a_target_answers_is_not_believed(own_server: Callable[..., Server], bundle: Path) -> None:
