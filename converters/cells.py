@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+# What a subclass of a Keras cell may have of its own without computing anything else.
+_FREE = ("__init__", "build", "get_config", "from_config", "get_initial_state")
+
 
 class CellGraph(ABC):
     """One cell's computation as TensorFlow operators over constants.
@@ -199,13 +202,11 @@ def cell_graph(cell: Any) -> CellGraph | None:
     """The graph of a Keras cell; None where the cell computes anything else than Keras' own three."""
     import keras
 
-    # A subclass that leaves `call` alone computes the same.
-    call = getattr(type(cell), "call", None)
-    if call is keras.layers.SimpleRNNCell.call:
+    if computes_as(cell, keras.layers.SimpleRNNCell):
         return SimpleRNNGraph(cell)
-    if call is keras.layers.GRUCell.call:
+    if computes_as(cell, keras.layers.GRUCell):
         return GRUGraph(cell)
-    if call is keras.layers.LSTMCell.call:
+    if computes_as(cell, keras.layers.LSTMCell):
         return SigmoidLSTMGraph(cell) if has_default_activations(cell) else LSTMGraph(cell)
     return None
 
@@ -215,7 +216,27 @@ def is_known_cell(cell: Any) -> bool:
     import keras
 
     known = (keras.layers.SimpleRNNCell, keras.layers.GRUCell, keras.layers.LSTMCell)
-    return any(getattr(type(cell), "call", None) is item.call for item in known)
+    return any(computes_as(cell, item) for item in known)
+
+
+def computes_as(layer: Any, kind: type) -> bool:
+    """Whether a layer computes what Keras' own class `kind` does: it is one, or a subclass that leaves alone all that
+    decides the answer. `call` is not enough: an LSTM cell's gates, for one, are methods of their own.
+    """
+    own = type(layer)
+    if not issubclass(own, kind):
+        return False
+    methods = [name for name, value in vars(kind).items() if callable(value) or isinstance(value, property)]
+    return all(getattr(own, name) is getattr(kind, name) for name in ["__call__", *methods] if name not in _FREE)
+
+
+def starts_from_zero(layer: Any) -> bool:
+    """Whether a recurrent layer (or cell) that is given no states starts from zero, as Keras' own do."""
+    import keras
+
+    cells = [layer.cell] if isinstance(layer, keras.layers.RNN) else getattr(layer, "cells", [])
+    module = getattr(getattr(type(layer), "get_initial_state", None), "__module__", "keras.")
+    return module.startswith("keras.") and all(starts_from_zero(cell) for cell in cells)
 
 
 def has_default_activations(cell: Any) -> bool:

@@ -213,6 +213,12 @@ def run_export(
             )
             for lowering in lowerings
         ]
+        results = worker.run(jobs, progress=progress, description="Exporting")
+        lowerings, failed = _settle(lowerings, results, by_name=wanted)
+        for name, reason in failed.items():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            progress.say(f"{name} is left out: {reason}")
+        left_out |= failed
         reference = {
             **shared,
             "export": str(folder / lowerings[0].value),
@@ -221,12 +227,10 @@ def run_export(
             "test": str(splits.get("test", "")),
             "seed": seed,
         }
-        jobs.append(
-            Job("reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export")
+        job = Job(
+            "reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export"
         )
-        results = worker.run(jobs, progress=progress, description="Exporting")
-    for result in results:
-        _raise_unless_done(result)
+        _raise_unless_done(worker.run([job], progress=progress, description="Reference answers")[0])
     golden = load_npz(folder / GOLDEN)
     inputs = [
         TensorSpec(name[3:], (1, *item.shape[1:]), item.dtype.name)
@@ -489,6 +493,27 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
             todo="Ask for unroll by name, or change the layers that are named.",
         )
     return list(dict.fromkeys(chosen)), left_out
+
+
+def _settle(
+    lowerings: Sequence[Lowering], results: Sequence[JobResult], *, by_name: Sequence[str]
+) -> tuple[list[Lowering], dict[str, str]]:
+    """Which lowerings were exported, and why each other one, that only `auto` had wanted, was not.
+
+    Raises:
+        EdgeError: one that was asked for by name was not exported, or none was.
+    """
+    done, failed = [], {}
+    for lowering, result in zip(lowerings, results, strict=True):
+        if result.status is JobStatus.DONE:
+            done.append(lowering)
+        elif lowering.value in by_name:
+            raise _as_error(result)
+        else:
+            failed[lowering.value] = result.message
+    if not done:
+        raise _as_error(results[0])
+    return done, failed
 
 
 def _check_names(names: Sequence[str]) -> list[str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.bundle import SequenceSpec, Signature, StateSpec, TensorSpec
-from edge_dl.converters.signature import Inputs, describe_inputs, name_outputs, output_names, unique_names
+from edge_dl.converters.messages import one_line
+from edge_dl.converters.signature import Inputs, describe_inputs, name_outputs, output_names
 from edge_dl.errors import EdgeError, StageError, UsageError
 from edge_dl.files import read_json, write_json
+from edge_dl.names import unique_names
 from edge_dl.variants import Lowering
 
 SAVED_MODEL = "saved_model"
@@ -21,7 +23,7 @@ STEP = "step"
 
 __all__ = [
     "Export", "LayerRecord", "describe_inputs", "export", "name_outputs", "read_export", "require_tensorflow",
-    "save_signature", "trace_signature", "unique_names",
+    "save_signature", "trace_signature",
 ]  # fmt: skip
 
 
@@ -220,11 +222,10 @@ def trace_signature(function: Callable[..., dict[str, Any]], specs: Sequence[Ten
     except EdgeError:
         raise
     except Exception as error:  # The user's layers may raise anything.
-        text = " ".join(str(error).split())
         raise StageError(
             "TensorFlow must be able to trace the model with static shapes.",
             stage="export",
-            received=f"{type(error).__name__}: {text[:600]}",
+            received=f"{type(error).__name__}: {one_line(error, 600)}",
         ) from error
 
 

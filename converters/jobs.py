@@ -23,6 +23,7 @@ from edge_dl.converters.quantization import QuantizationOptions, Quantized, fini
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
 from edge_dl.files import load_npz, save_npz
+from edge_dl.names import unique_names
 from edge_dl.variants import Lowering, VariantSpec
 
 GOLDEN_SAMPLES = 16
@@ -121,12 +122,15 @@ def predict(source: Source, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def split_inputs(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     """A split's inputs by the model's names.
 
-    A model with one input takes a split with one input, whatever it is called. Otherwise names must agree.
+    A model with one input takes a split with one input, whatever it is called. Otherwise names must agree, where
+    Keras' own are as good as ours.
 
     Raises:
         UsageError: an input is missing or has another shape.
     """
-    x = {name[2:]: array for name, array in arrays.items() if name.startswith("x/")}
+    found = [name for name in arrays if name.startswith("x/")]
+    names = unique_names([name[2:] for name in found])
+    x = {name: arrays[own] for name, own in zip(names, found, strict=True)}
     if len(inputs) == 1 and len(x) == 1:
         x = {inputs[0].name: next(iter(x.values()))}
     samples = calibrations.Calibration(x, np.zeros(0, np.int64))

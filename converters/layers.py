@@ -67,6 +67,7 @@ def find_recurrent(model: Any) -> list[RecurrentLayer]:
 def _cells(cell: Any) -> tuple[Any, ...]:
     import keras
 
-    if isinstance(cell, keras.layers.StackedRNNCells):
+    # A subclass with a `call` of its own (a residual connection, say) is one unknown cell.
+    if isinstance(cell, keras.layers.StackedRNNCells) and type(cell).call is keras.layers.StackedRNNCells.call:
         return tuple(inner for item in cell.cells for inner in _cells(item))
     return (cell,)

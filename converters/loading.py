@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_dl.errors import UsageError
+from edge_dl.converters.messages import one_line
+from edge_dl.errors import EdgeError, UsageError
 
 SAVE_AGAIN = "Save the model again with model.save('name.keras')."
 
@@ -159,7 +161,10 @@ def _load(path: Path, objects: dict[str, Any], unsafe: bool, modules: dict[str, 
 
     models.register()  # Models of our own recipes load without a --custom.
     try:
-        model = keras.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
+        with _keras2_settings():
+            model = keras.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
+    except EdgeError:
+        raise
     except Exception as error:  # Keras raises many types here, the user's own classes any.
         raise _load_error(path, error, objects, modules) from error
     if not isinstance(model, keras.Model):
@@ -167,8 +172,38 @@ def _load(path: Path, objects: dict[str, Any], unsafe: bool, modules: dict[str, 
     return model
 
 
+@contextlib.contextmanager
+def _keras2_settings() -> Iterator[None]:
+    """Let Keras 3 read recurrent layers that Keras 2 (tf-keras) wrote with a setting that Keras 3 knows no more."""
+    import keras
+
+    layers = keras.layers
+
+    def reader(own: Any) -> Any:
+        def from_config(kind: Any, config: dict[str, Any], **settings: Any) -> Any:
+            config = dict(config)
+            if config.pop("time_major", False):
+                raise UsageError(
+                    "A recurrent layer must take (batch, time, features).",
+                    received=f"layer {config.get('name')!r} with time_major=True, which Keras 3 does not have",
+                    todo="Build the model without it, transposing its input, and save it again.",
+                )
+            return own.__func__(kind, config, **settings)
+
+        return classmethod(from_config)
+
+    before = {kind: kind.__dict__["from_config"] for kind in (layers.RNN, layers.SimpleRNN, layers.GRU, layers.LSTM)}
+    for kind, own in before.items():
+        kind.from_config = reader(own)
+    try:
+        yield
+    finally:
+        for kind, own in before.items():
+            kind.from_config = own
+
+
 def _load_error(path: Path, error: Exception, objects: dict[str, Any], modules: dict[str, str]) -> UsageError:
-    text = " ".join(str(error).split())
+    text = one_line(error, limit=None)
     for pattern in ("Could not locate class '", "Unknown layer: '", "Could not locate function '", "Unknown object: '"):
         if pattern in text:
             name = text.split(pattern, 1)[1].split("'", 1)[0]
@@ -177,10 +212,8 @@ def _load_error(path: Path, error: Exception, objects: dict[str, Any], modules: 
                 received=f"{path}, which needs {name}" + (f"; given: {', '.join(objects)}" if objects else ""),
                 todo=f"Add --custom {modules.get(name) or 'module'}:{name}.",
             )
-    if len(text) > 400:
-        text = text[:400] + " ..."
     return UsageError(
         "Keras must be able to load the model file.",
-        received=f"{path} ({type(error).__name__}: {text})",
+        received=f"{path} ({type(error).__name__}: {one_line(text)})",
         todo="It may be cut off, or made by another version. " + SAVE_AGAIN,
     )

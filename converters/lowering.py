@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from edge_dl.converters.cells import CellGraph, LSTMGraph, cell_graph
+from edge_dl.converters.cells import CellGraph, LSTMGraph, cell_graph, starts_from_zero
 from edge_dl.converters.layers import RecurrentLayer, find_recurrent, walk_layers
 from edge_dl.converters.recurrence import Result, run_fused, run_loop, run_unrolled
 from edge_dl.errors import RefusedError, UsageError
@@ -100,10 +100,11 @@ def _replacements(item: RecurrentLayer, inner_loop: InnerLoop) -> dict[str, Any]
     # The layer asks for its own initial states only where the caller gives none.
     given = True
     own_initial_state = layer.get_initial_state
+    own_is_zero = starts_from_zero(layer)
 
     def get_initial_state(batch_size: int) -> Any:
         nonlocal given
-        given = False
+        given = not own_is_zero
         return own_initial_state(batch_size)
 
     def loop(sequences: Any, initial_state: Any, mask: Any = None, training: bool = False) -> tuple[Any, Any, Any]:
@@ -141,7 +142,7 @@ def run_layer(
         sequence: (batch, time, features), static sizes.
         states: initial states in the structure that the layer uses.
         mask: booleans (batch, time), or None.
-        given: whether the initial states came from the caller, so that they may not be zero.
+        given: whether the initial states may not be zero: from the caller, or from a `get_initial_state` of one's own.
         run_cell: how to run one cell.
     """
     import keras

@@ -21,6 +21,8 @@ from edge_dl.bundle import Signature
 from edge_dl.converters import packing, repairs, tensors
 from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs, step_batches
 from edge_dl.converters.exporting import RECORD, Export
+from edge_dl.converters.lookups import quantize_lookups
+from edge_dl.converters.messages import one_line
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
 from edge_dl.variants import Lowering, Quantization, VariantSpec
@@ -28,7 +30,7 @@ from edge_dl.variants import Lowering, Quantization, VariantSpec
 FLOAT_MODEL = "float32.tflite"
 AS_IT_IS = "none (the file as it was)"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
-# type (an embedding read by GATHER, a matrix of a few elements) may stay.
+# type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
 CLAIMED_TYPES = {
     Quantization.FLOAT32: ("float32",),
@@ -256,7 +258,7 @@ def check_runs(path: Path) -> None:
         raise StageError(
             "A converted file must load and run in LiteRT.",
             stage="convert",
-            received=" ".join(str(error).split())[:500],
+            received=one_line(error, 500),
         ) from error
     bad = [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if bad:
@@ -329,7 +331,7 @@ def _not_builtin(names: list[str], places: list[str] | None = None) -> StageErro
         "A variant may use TFLite's builtin operators only, because no runtime on a device has the others.",
         stage="convert",
         received=f"{', '.join(names)}{where}",
-        todo="Write the layer with other keras.ops, choose another lowering, or allow it with --allow-flex.",
+        todo="Write the layer with other keras.ops, or choose another lowering.",
     )
 
 
@@ -383,7 +385,7 @@ def _edge_quantizer(export: Export, bits: int, options: QuantizationOptions) -> 
 def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) -> bytes:
     """Give a float32 .tflite integer weights of `bits` bits; activations stay float32.
 
-    What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul) gets 8 bits.
+    What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul, tables of embeddings) gets 8 bits.
     """
     from ai_edge_quantizer import qtyping, quantizer
 
@@ -399,11 +401,11 @@ def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) ->
     for name in options.weight_only:
         tool.add_weight_only_config(".*", qtyping.TFLOperationName(name), 8)
     result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
+    model = tensors.read(result)
+    changed = quantize_lookups(model)
     if bits == 8:
-        model = tensors.read(result)
-        if repairs.quantize_fused_lstm(model):
-            result = packing.pack(model)
-    return result
+        changed += repairs.quantize_fused_lstm(model)
+    return packing.pack(model) if changed else result
 
 
 def _full_integer(
@@ -534,7 +536,7 @@ def _unique(content: bytes) -> bytes:
 def _no_calibration(spec: VariantSpec) -> UsageError:
     return UsageError(
         f"{spec.quantization.value} needs calibration samples from the training data.",
-        todo="Give the training data with --data, or ask for made-up samples with --calibration random.",
+        todo="Give the training data with --data.",
     )
 
 

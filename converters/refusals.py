@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_dl.converters.cells import has_default_activations, is_known_cell
+from edge_dl.converters.cells import computes_as, has_default_activations, is_known_cell
 from edge_dl.converters.layers import RecurrentLayer, find_recurrent
 from edge_dl.converters.lowering import in_float32, replaced_loops
+from edge_dl.converters.messages import one_line
 from edge_dl.converters.signature import Inputs, describe_inputs
 from edge_dl.errors import EdgeError, RefusedError, UsageError
 from edge_dl.variants import Lowering
@@ -50,7 +51,7 @@ class LayerCall:
         path: the layer.
         steps: time steps of what it was called with.
         masked: whether a mask came with it.
-        given: whether the caller gave initial states.
+        given: whether its initial states may not be zero: from the caller, or from a `get_initial_state` of its own.
         states: shape of each state with the batch axis, in order.
     """
 
@@ -137,8 +138,8 @@ def watch_calls(model: Any, inputs: Inputs) -> list[LayerCall]:
             shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs.specs)
             raise UsageError(
                 "The model must be traceable with static shapes.",
-                received=f"inputs {shapes}: {type(error).__name__}: {' '.join(str(error).split())[:400]}",
-                todo="Give the shapes of its inputs.",
+                received=f"inputs {shapes}: {type(error).__name__}: {one_line(error)}",
+                todo="Give the shapes of its inputs if they are why; otherwise change what the message names.",
             ) from error
     return calls
 
@@ -178,7 +179,7 @@ def _by_class(item: RecurrentLayer, lowering: Lowering) -> list[Refusal]:
 def _fused_by_class(item: RecurrentLayer) -> list[Refusal]:
     import keras
 
-    if any(type(cell).call is not keras.layers.LSTMCell.call for cell in item.cells):
+    if not all(computes_as(cell, keras.layers.LSTMCell) for cell in item.cells):
         return [Refusal(item.path, f"TFLite's fused operator is an LSTM, and this is a {item.kind}.", "Use while.")]
     if not all(has_default_activations(cell) for cell in item.cells):
         return [Refusal(item.path, "TFLite's fused LSTM has tanh and sigmoid activations only.", "Use while.")]
@@ -194,8 +195,14 @@ def _by_call(call: LayerCall, lowering: Lowering) -> list[Refusal]:
     if lowering is Lowering.FUSED and call.masked:
         return [Refusal(call.path, "It gets a mask, which TFLite's fused LSTM does not take.", "Use while.")]
     if lowering is Lowering.FUSED and call.given:
-        return [Refusal(call.path, "It gets initial states, and TFLite's fused LSTM starts from zero.", "Use while.")]
+        return [
+            Refusal(
+                call.path,
+                "It is given initial states of its own, and TFLite's fused LSTM starts from zero.",
+                "Use while.",
+            )
+        ]
     if lowering is Lowering.STEP and call.given:
-        reason = "It gets its initial states from elsewhere, and a step model's states start from zero."
+        reason = "It is given initial states of its own, and a step model's states start from zero."
         return [Refusal(call.path, reason, "Use while.")]
     return []

@@ -55,9 +55,9 @@ def quantize_fused_lstm(model: Any) -> int:
                     continue
                 # A copy: the tensor may be shared with an operator that needs floats.
                 operator.inputs[position] = len(subgraph.tensors)
-                subgraph.tensors.append(_int8_copy(model, subgraph.tensors[index], int8))
+                subgraph.tensors.append(int8_copy(model, subgraph.tensors[index], int8))
             operator.builtinOptions.asymmetricQuantizeInputs = True
-            operator.opcodeIndex = _opcode(model, operator.opcodeIndex, LSTM_HYBRID_VERSION)
+            operator.opcodeIndex = opcode(model, operator.opcodeIndex, LSTM_HYBRID_VERSION)
             changed += 1
     if changed:
         raise_min_runtime_version(model, LSTM_HYBRID_RUNTIME)
@@ -94,7 +94,7 @@ def correct_versions(model: Any) -> None:
                 continue
             per_row = weight.quantization is not None and len(weight.quantization.scale) > 1
             version = 12 if per_row else 10 if type_name(weight.type) == "int4" else 9
-            operator.opcodeIndex = _opcode(model, operator.opcodeIndex, version)
+            operator.opcodeIndex = opcode(model, operator.opcodeIndex, version)
             raise_min_runtime_version(model, {12: "2.17.0", 10: "2.14.0", 9: "2.3.0"}[version])
     drop_unused_tensors(model)
 
@@ -107,7 +107,8 @@ def unclip_lstm(model: Any) -> None:
                 operator.builtinOptions.cellClip = 0.0
 
 
-def _int8_copy(model: Any, tensor: Any, int8: int) -> Any:
+def int8_copy(model: Any, tensor: Any, int8: int) -> Any:
+    """A constant float32 tensor as symmetric int8 with one scale; its buffer is added to the model, it is not."""
     from ai_edge_litert import schema_py_generated as schema
 
     values = np.frombuffer(np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(), np.float32)
@@ -133,7 +134,7 @@ def _quantization(scale: float, zero_point: int) -> Any:
     return result
 
 
-def _opcode(model: Any, index: int, version: int) -> int:
+def opcode(model: Any, index: int, version: int) -> int:
     """Index of an operator code like the one at `index` with at least `version`, added when missing."""
     code = model.operatorCodes[index]
     if code.version >= version:
@@ -219,7 +220,7 @@ def unify_state_scales(model: Any, states: Sequence[Mapping[str, Any]], key: str
         old, new = int(target.tensorIndex), len(subgraph.tensors)
         subgraph.tensors.append(tensor)
         operator = schema.OperatorT()
-        operator.opcodeIndex = _builtin_code(model, "QUANTIZE", 2 if type_name(tensor.type) == "int16" else 1)
+        operator.opcodeIndex = builtin_code(model, "QUANTIZE", 2 if type_name(tensor.type) == "int16" else 1)
         operator.inputs = np.array([old], np.int32)
         operator.outputs = np.array([new], np.int32)
         operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
@@ -323,7 +324,7 @@ def fill_zeros(model: Any) -> int:
             if type_name(tensor.type) != "float32" or data is None or len(data) < MIN_FILL_BYTES or np.any(data):
                 continue
             operator = schema.OperatorT()
-            operator.opcodeIndex = _builtin_code(model, "FILL", 1)
+            operator.opcodeIndex = builtin_code(model, "FILL", 1)
             shape = np.asarray(tensor.shape, np.int32)
             operator.inputs = np.array(
                 [
@@ -410,7 +411,8 @@ def _bias_copy(model: Any, tensor: Any, values: np.ndarray, scales: np.ndarray) 
     return result
 
 
-def _builtin_code(model: Any, name: str, version: int) -> int:
+def builtin_code(model: Any, name: str, version: int) -> int:
+    """Index of a builtin's operator code with at least `version`, added when missing."""
     from ai_edge_litert import schema_py_generated as schema
 
     number = int(getattr(schema.BuiltinOperator, name))

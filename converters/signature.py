@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_dl.bundle import DTYPES, TensorSpec
 from edge_dl.errors import UsageError
+from edge_dl.names import unique_names
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def describe_inputs(
         if None in shape:
             raise _free_axis(name, shape)
         if dtype not in DTYPES:
-            raise UsageError("A model on a device takes numbers.", received=f"input {name!r} of type {dtype}")
+            raise UsageError(
+                f"A model on a device takes numbers: {', '.join(DTYPES)}.", received=f"input {name!r} of type {dtype}"
+            )
         specs.append(TensorSpec(name, (batch, *(int(size or 0) for size in shape)), dtype))
 
     def pack(values: Mapping[str, Any]) -> Any:
@@ -101,21 +103,6 @@ def name_outputs(model: Any, outputs: Any) -> dict[str, Any]:
         else:
             names = ["output"] if len(flat) == 1 else [f"output_{index}" for index in range(len(flat))]
     return dict(zip(unique_names(names), flat, strict=True))
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Names made of letters, digits and underscores, each once: "a b.c" -> "a_b_c", a second "x" -> "x_1"."""
-    result: list[str] = []
-    for name in names:
-        plain = re.sub(r"[^0-9A-Za-z_]", "_", name) or "tensor"
-        if not re.match(r"[A-Za-z]", plain):
-            plain = f"t{plain}"
-        candidate, number = plain, 0
-        while candidate in result:
-            number += 1
-            candidate = f"{plain}_{number}"
-        result.append(candidate)
-    return result
 
 
 def graph_of(model: Any) -> Any:

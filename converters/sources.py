@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_dl.bundle import Signature, TensorSpec
+from edge_dl.converters.messages import one_line
 from edge_dl.errors import RefusedError, UsageError
+from edge_dl.names import unique_names
 from edge_dl.variants import Lowering
 
 
@@ -102,16 +104,17 @@ class KerasSource:
         steps: dict[str, int] = {}
         refusals = {}
         if layers:
-            for call in watch_calls(self.model, inputs):
-                steps[call.path] = steps.get(call.path, 0) + call.steps
             for lowering in (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP):
                 found = find_refusals(self.model, lowering, input_shapes=shapes)
                 refusals[lowering.value] = [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
         allowed = [name for name, found in refusals.items() if not found]
+        if allowed:  # A layer that no lowering knows cannot be watched either.
+            for call in watch_calls(self.model, inputs):
+                steps[call.path] = steps.get(call.path, 0) + call.steps
         return {
             "kind": "keras",
             "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
-            "allowed": allowed if layers else [Lowering.NONE.value],
+            "allowed": allowed or [Lowering.NONE.value],
             "refusals": refusals,
             "shapes": {name: list(shape) for name, shape in shapes.items()},
         }
@@ -161,6 +164,7 @@ def fill_free(names: Sequence[str], free: Sequence[str], data: Mapping[str, Sequ
     """Shapes for the inputs `free` out of a split's; a single input takes a single array, whatever it is called."""
     if len(names) == 1 and len(data) == 1:
         data = {names[0]: next(iter(data.values()))}
+    data = dict(zip(unique_names(list(data)), data.values(), strict=True))
     return {name: list(data[name]) for name in free if name in data}
 
 
@@ -180,7 +184,7 @@ class SavedModelSource:
             self._loaded = tf.saved_model.load(str(folder))
         except Exception as error:  # The loader raises whatever protobuf and TensorFlow raise.
             raise UsageError(
-                "A SavedModel must be readable.", received=f"{folder} ({type(error).__name__}: {str(error)[:200]})"
+                "A SavedModel must be readable.", received=f"{folder} ({type(error).__name__}: {one_line(error, 200)})"
             ) from None
         signatures = dict(self._loaded.signatures)
         if not signatures:
@@ -189,15 +193,22 @@ class SavedModelSource:
                 received=str(folder),
                 todo="Save it with tf.saved_model.save(model, folder, signatures=...) or model.export(folder).",
             )
+        self.folder = folder
         self.key = "serving_default" if "serving_default" in signatures else next(iter(signatures))
         self._function = signatures[self.key]
 
     def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """No layers: only `none` is possible."""
-        from edge_dl.converters.signature import unique_names
 
         _, keywords = self._function.structured_input_signature
         names = unique_names(list(keywords))
+        for name, spec in zip(names, keywords.values(), strict=True):
+            if not spec.shape.rank:
+                raise UsageError(
+                    "Every input must have a batch axis first, and a known number of axes.",
+                    received=f"input {name!r} of {self.folder} with shape {spec.shape}",
+                    todo="Save the model again with a signature of known shapes.",
+                )
         free = [name for name, spec in zip(names, keywords.values(), strict=True) if None in spec.shape[1:]]
         return _graph_only("saved_model", {**fill_free(names, free, data), **shapes})
 
@@ -207,7 +218,8 @@ class SavedModelSource:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
 
-        from edge_dl.converters.exporting import Export, save_signature, trace_signature, unique_names
+        from edge_dl.converters.exporting import Export, save_signature, trace_signature
+        from edge_dl.converters.specializing import holds_lists, specialize
 
         if lowering is not Lowering.NONE:
             raise no_layers("A SavedModel", lowering)
@@ -224,14 +236,21 @@ class SavedModelSource:
                 raise UsageError(
                     "Every axis must have a fixed size on the device.",
                     received=f"input {name!r} of shape {tuple(shape)}",
-                    todo=f"Give the shape without the batch axis, for example --shape {name}=50,6.",
+                    todo=f"Give the shape without the batch axis, for example {name}=50,6.",
                 )
             specs.append(TensorSpec(name, tuple(int(size) for size in full), keywords[key].dtype.name))
         keys = sorted(self._function.structured_outputs)
         results = dict(zip(keys, unique_names(keys), strict=True))
 
+        if holds_lists(self._function):
+            function = specialize(self._function, specs[0].shape[0])
+        else:
+
+            def function(tensors: Mapping[str, Any]) -> Any:
+                return self._function(**tensors)
+
         def predict(**tensors: Any) -> dict[str, Any]:
-            outputs = self._function(**{key: tensors[name] for name, key in zip(names, theirs, strict=True)})
+            outputs = function({key: tensors[name] for name, key in zip(names, theirs, strict=True)})
             return {results[key]: tf.identity(value) for key, value in outputs.items()}
 
         concrete = trace_signature(predict, specs)
@@ -261,8 +280,6 @@ class SavedModelSource:
         """The signature's answers."""
         import tensorflow as tf
 
-        from edge_dl.converters.signature import unique_names
-
         _, keywords = self._function.structured_input_signature
         names = dict(zip(unique_names(list(keywords)), keywords, strict=True))
         keys = sorted(self._function.structured_outputs)
@@ -290,9 +307,7 @@ class TfliteSource:
             self._interpreter = Interpreter(model_path=str(file), num_threads=1)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise UsageError(
-                "A .tflite must load in LiteRT.", received=f"{file} ({' '.join(str(error).split())[:300]})"
-            ) from None
+            raise UsageError("A .tflite must load in LiteRT.", received=f"{file} ({one_line(error, 300)})") from None
 
     def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """No layers: only `none` is possible."""
@@ -350,5 +365,5 @@ def no_layers(what: str, lowering: Lowering) -> RefusedError:
     """The error for a lowering of something that holds no layers."""
     return RefusedError(
         f"{what} holds no Keras layers that could be written as {lowering.value}.",
-        todo="Start from the .keras file, or leave --lowering out.",
+        todo="Start from the .keras file, or leave conversion.lowerings at auto.",
     )

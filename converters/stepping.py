@@ -18,10 +18,12 @@ from edge_dl.bundle import SequenceSpec, StateSpec, TensorSpec
 from edge_dl.converters.cells import CellGraph
 from edge_dl.converters.layers import RecurrentLayer, find_recurrent, walk_layers
 from edge_dl.converters.lowering import as_reference, in_float32, replaced, replaced_loops, run_layer
+from edge_dl.converters.messages import one_line
 from edge_dl.converters.recurrence import Result, run_step
 from edge_dl.converters.refusals import LayerCall, Refusal
-from edge_dl.converters.signature import Inputs, graph_of, name_outputs
+from edge_dl.converters.signature import Inputs, graph_of, name_outputs, output_names
 from edge_dl.errors import EdgeError, RefusedError
+from edge_dl.names import unique_names
 from edge_dl.variants import Lowering
 
 # Largest difference between the step model and the whole one, beside the largest output. The two add in another order,
@@ -77,7 +79,8 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
         if _is_mean_over_time(layer) and layer.input.shape[1] in (None, steps)
     ]
     pooled: list[tuple[int, ...]] = [(specs[0].shape[0], layer.input.shape[2]) for layer in means]
-    states = tuple(StateSpec(f"state_{i}", f"next_state_{i}", shape) for i, shape in enumerate(shapes + pooled))
+    taken = {spec.name for spec in specs} | set(unique_names(output_names(model)))
+    states = _state_specs(shapes + pooled, taken)
     notes: dict[str, str] = {}
 
     def step(**tensors: Any) -> dict[str, Any]:
@@ -107,10 +110,18 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
     except EdgeError:
         raise
     except Exception as error:  # The user's layers may raise anything.
-        reason = f"it cannot be traced with a time axis of 1 ({' '.join(str(error).split())[:300]})"
+        reason = f"it cannot be traced with a time axis of 1 ({one_line(error, 300)})"
         raise _not_causal(model, reason) from error
     kinds = _check_steps(model, concrete, inputs, states, names, steps, seed)
     return StepModel(concrete, specs, states, SequenceSpec(names, steps, kinds), notes)
+
+
+def _state_specs(shapes: Sequence[tuple[int, ...]], taken: set[str]) -> tuple[StateSpec, ...]:
+    """One a state, named state_0, state_1, .., with more underscores where the model has such a name itself."""
+    name = "state_"
+    while any(f"{prefix}{name}{i}" in taken for i in range(len(shapes)) for prefix in ("", "next_")):
+        name += "_"
+    return tuple(StateSpec(f"{name}{i}", f"next_{name}{i}", shape) for i, shape in enumerate(shapes))
 
 
 def sequence_inputs(model: Any, inputs: Inputs, steps: int) -> tuple[str, ...]:
@@ -246,15 +257,17 @@ def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]
     if "last" in incoming:
         reason = "It joins every step with what only the last one gives."
         found.append(Refusal(path, reason, _USE_WHILE))
-    reason = _mixes_time(operation)
+    reason = _mixes_time(operation, len(node.input_tensors[0].shape))
     if reason:
         found.append(Refusal(path, reason, _USE_WHILE))
     steps = next(tensor.shape[1] for tensor, kind in zip(node.input_tensors, incoming, strict=True) if kind == "each")
     return ["each" if len(t.shape) > 1 and t.shape[1] == steps else "last" for t in node.outputs]
 
 
-def _mixes_time(operation: Any) -> str:
-    """Why one of Keras' own layers does not treat each step by itself; "" where it does, or where nothing is known."""
+def _mixes_time(operation: Any, rank: int) -> str:
+    """Why one of Keras' own layers or operations does not treat each step by itself; "" where it does, or where nothing
+    is known. `rank` is the number of axes of what it takes.
+    """
     import keras
 
     layers = keras.layers
@@ -262,7 +275,8 @@ def _mixes_time(operation: Any) -> str:
     if hasattr(operation, "kernel_size") and "Conv" in kind:
         alone = operation.kernel_size[0] == 1 and operation.strides[0] == 1
         return "" if alone else f"{kind} looks at {operation.kernel_size[0]} time steps at once."
-    if "Pool" in kind:
+    # By Keras' own name: a layer of the user's own may be called a pool and be none.
+    if any("Pool" in base.__name__ for base in type(operation).__mro__ if base.__module__.startswith("keras.")):
         return f"{kind} takes all time steps or several of them together."
     if isinstance(operation, (layers.Attention, layers.AdditiveAttention, layers.MultiHeadAttention)) or kind in (
         "GroupedQueryAttention",
@@ -275,10 +289,8 @@ def _mixes_time(operation: Any) -> str:
         return f"{kind} changes or mixes the time axis."
     axis = getattr(operation, "axis", None)
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    if isinstance(operation, layers.Layer) and 1 in axes and not isinstance(operation, layers.Concatenate):
-        return f"{kind} works along the time axis."
-    if isinstance(operation, layers.Concatenate) and axis == 1:
-        return "Concatenate joins along the time axis."
+    if 1 in [item + rank if isinstance(item, int) and item < 0 else item for item in axes]:
+        return f"{kind} {'joins' if isinstance(operation, layers.Concatenate) else 'works'} along the time axis."
     return ""
 
 

@@ -252,7 +252,7 @@ def test_calibration_that_is_not_there_fails_only_what_needs_it(exported: Path, 
     outcomes = by_name(run_conversion(tmp_path, config))
     assert outcomes["unroll-float32"].ok
     assert (outcomes["unroll-int8"].status, outcomes["unroll-int8"].exit_code) == ("failed", 2)
-    assert "--calibration random" in outcomes["unroll-int8"].todo
+    assert "--data" in outcomes["unroll-int8"].todo
     (export / "calibration.npz").write_bytes(b"PK\x03\x04 cut off")
     outcome = by_name(run_conversion(tmp_path, config))["unroll-int8"]
     assert outcome.status == "failed"
@@ -365,6 +365,34 @@ def test_a_lowering_asked_for_by_name_is_refused_with_layer_reason_and_way_out()
     assert caught.value.todo == "Use while."
     with pytest.raises(RefusedError, match="it has recurrent layers"):
         resolve_lowerings(["none"], facts())
+
+
+def test_auto_leaves_out_a_lowering_that_fails_only_when_it_is_exported(tmp_path: Path) -> None:
+    import keras
+
+    sequence = keras.Input((6, 3), name="sequence")
+    # Nothing in the model's structure says that this turns time around: the step model fails its own check.
+    keras.Model(sequence, keras.layers.GRU(4)(sequence[:, ::-1])).save(tmp_path / "model.keras")
+    plan = run_export(tmp_path / "model.keras", tmp_path, ConversionConfig(lowerings=("auto",)))
+    assert plan.lowerings == (Lowering.WHILE, Lowering.UNROLL)
+    assert "step by step" in plan.left_out["step"]
+    assert not (tmp_path / "export" / "step").exists()
+    with pytest.raises(RefusedError, match="step by step"):
+        run_export(tmp_path / "model.keras", tmp_path, ConversionConfig(lowerings=("while", "step")))
+
+
+def test_what_no_lowering_carries_is_converted_as_keras_writes_it(tmp_path: Path) -> None:
+    import keras
+
+    layers = keras.layers
+    images = keras.Input((3, 6, 2), name="images")
+    hidden = layers.Flatten()(layers.ConvLSTM1D(2, 3, name="frames")(images))
+    keras.Model(images, layers.Dense(2, name="label")(hidden)).save(tmp_path / "model.keras")
+    plan = run_export(tmp_path / "model.keras", tmp_path, ConversionConfig(lowerings=("auto",)))
+    assert plan.lowerings == (Lowering.NONE,)
+    assert "'frames'" in plan.left_out["while"]
+    with pytest.raises(RefusedError, match=r"'frames'.*convolves"):
+        run_export(tmp_path / "model.keras", tmp_path, ConversionConfig(lowerings=("while",)))
 
 
 def test_a_plan_that_was_tampered_with_is_named(run: Path) -> None:

@@ -161,6 +161,17 @@ def test_npz_keeps_a_users_own_names(tmp_path: Path) -> None:
     assert set(dataset.train.y) == {"score"}
 
 
+def test_npz_names_are_those_of_the_exported_model(tmp_path: Path) -> None:
+    """An export turns the names of a Keras model into plain ones; its data may be named either way."""
+    arrays = {
+        "x/my tokens": RNG.integers(0, 9, (30, 4)),
+        "x/9": RNG.normal(size=(30, 2)),
+        "y/class 1": np.arange(30) % 2,
+    }
+    dataset = get(save(tmp_path / "own.npz", **arrays), Task.CLASSIFICATION)
+    assert (list(dataset.train.x), list(dataset.train.y)) == (["my_tokens", "t9"], ["class_1"])
+
+
 def test_npz_token_stream(tmp_path: Path) -> None:
     stream = RNG.integers(0, 5, 500)
     dataset = get(
@@ -209,6 +220,7 @@ HOLED[3, 1, 0] = np.nan
             "same shape of sample",
         ),
         ({"x/a": np.ones((9, 4, 2))}, "needs y/NAME"),
+        ({"X": np.ones((9, 4, 2, 2, 2)), "y": np.arange(9) % 2}, "x/NAME and y/NAME: they may have any shape"),
         ({"x/a": np.ones((9, 4, 2)), "y/b": np.arange(8) % 2}, "same number of samples"),
     ],
 )

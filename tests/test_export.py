@@ -23,8 +23,8 @@ from lowered_runs import (
 
 from edge_dl.bundle import SequenceSpec, StateSpec, TensorSpec
 from edge_dl.converters import allowed_lowerings, export, find_recurrent, find_refusals, read_export
-from edge_dl.converters.exporting import unique_names
 from edge_dl.errors import RefusedError, StageError, UsageError
+from edge_dl.names import unique_names
 from edge_dl.variants import Lowering
 
 EVERY = [Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP]
@@ -123,6 +123,24 @@ def test_step_model_of_a_stateful_layer_starts_afresh(tmp_path: Path) -> None:
     (refusal,) = find_refusals(model, Lowering.WHILE)
     assert "stateful" in refusal.reason
     assert "step" in refusal.todo
+
+
+def test_first_states_of_its_own_and_a_mask_equal_keras(tmp_path: Path) -> None:
+    model = sequential(layers.Masking(), FromOnes(4, return_sequences=True), layers.Dense(2))
+    values = random_floats(1, 7, 3)
+    values[:, [0, 1, 4]] = 0.0  # Before the first step that counts, the output is zero and the state is not.
+    check_export(model, Lowering.WHILE, {"sequence": values}, tmp_path)
+
+
+def test_names_that_the_model_has_taken(tmp_path: Path) -> None:
+    sequence = keras.Input((5, 3), name="state_0")
+    other = keras.Input((5, 2), name="self")
+    hidden = layers.GRU(4)(layers.Concatenate()([sequence, other]))
+    model = scramble(keras.Model([sequence, other], {"next_state_1": hidden}))
+    values = {"state_0": random_floats(1, 5, 3), "self_1": random_floats(1, 5, 2)}
+    record = check_export(model, Lowering.STEP, values, tmp_path)
+    assert [state.input for state in record.signature.states] == ["state__0"]
+    assert record.keras_inputs["self_1"] == "self"
 
 
 def test_nested_and_own_layers_step_too(tmp_path: Path) -> None:
@@ -242,6 +260,24 @@ class Average(layers.Layer):
         return keras.ops.mean(sequence, axis=1)
 
 
+class Peephole(layers.LSTMCell):
+    """Leaves `call` alone, and its gates look at the carry."""
+
+    def _compute_carry_and_output_fused(self, z: Any, c_tm1: Any) -> Any:
+        return super()._compute_carry_and_output_fused(tuple(item + c_tm1 for item in z), c_tm1)
+
+
+class ResidualCells(layers.StackedRNNCells):
+    def call(self, inputs: Any, states: Any, training: bool = False, **settings: Any) -> Any:
+        output, new_states = super().call(inputs, states, training=training, **settings)
+        return output + inputs, new_states
+
+
+class FromOnes(layers.LSTM):
+    def get_initial_state(self, batch_size: int) -> Any:
+        return [keras.ops.ones((batch_size, self.units))] * 2
+
+
 def with_states() -> Any:
     sequence, state = keras.Input((7, 3), name="sequence"), keras.Input((4,), name="state")
     return keras.Model([sequence, state], layers.GRU(4, name="memory")(sequence, initial_state=[state]))
@@ -274,6 +310,21 @@ REFUSED: list[tuple[Any, Lowering, str, str]] = [
     (lambda: sequential(layers.Masking(), layers.LSTM(2, name="l")), Lowering.FUSED, "l", "mask"),
     (lambda: sequential(layers.LSTM(2, name="l"), shape=(2000, 3)), Lowering.UNROLL, "l", "2000 steps"),
     (with_states, Lowering.STEP, "memory", "initial states"),
+    (lambda: sequential(layers.RNN(Peephole(2), name="p")), Lowering.WHILE, "p", "Peephole"),
+    (
+        lambda: sequential(layers.RNN(ResidualCells([layers.GRUCell(3)] * 2), name="r")),
+        Lowering.WHILE,
+        "r",
+        "ResidualCells",
+    ),
+    (lambda: sequential(FromOnes(2, name="f")), Lowering.FUSED, "f", "initial states of its own"),
+    (lambda: sequential(FromOnes(2, name="f")), Lowering.STEP, "f", "initial states of its own"),
+    (
+        lambda: sequential(layers.GRU(2, return_sequences=True), layers.Softmax(axis=-2, name="s")),
+        Lowering.STEP,
+        "s",
+        "along the time axis",
+    ),
     (decoder, Lowering.STEP, "repeat_vector", "rearranges|decoder"),
     (joined, Lowering.STEP, "both", "joins"),
     (lambda: sequential(layers.Bidirectional(layers.GRU(2), name="b")), Lowering.STEP, "b", "from its end"),

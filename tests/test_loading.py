@@ -142,3 +142,26 @@ def test_own_classes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_wrong_names_of_own_classes(custom: str, word: str, saved: Path) -> None:
     refused(saved, word, custom=(custom,))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_h5_of_keras_2_with_its_own_settings(time_major: bool, tmp_path: Path) -> None:
+    import h5py
+
+    lstm = keras.layers.LSTM(4, return_sequences=True, name="inner")
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.Bidirectional(lstm), keras.layers.GRU(2)])
+    path = tmp_path / "old.h5"
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        text = file.attrs["model_config"]
+        # Keras 2 wrote it into every recurrent layer.
+        setting = f'"time_major": {str(time_major).lower()}, "return_sequences"'
+        file.attrs["model_config"] = text.replace('"return_sequences"', setting)
+    if time_major:
+        refused(path, "time_major=True", "batch, time, features")
+        return
+    values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    np.testing.assert_array_equal(np.asarray(load_model(path)(values)), np.asarray(model(values)))
+    assert "from_config" in vars(keras.layers.LSTM)
+    with pytest.raises(ValueError, match="time_major"):  # Keras itself is as it was.
+        keras.layers.LSTM.from_config({"units": 2, "time_major": False})

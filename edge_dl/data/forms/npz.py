@@ -24,6 +24,7 @@ from edge_dl.data.tokens import check_language_model, cut_stream
 from edge_dl.data.validation import check_array, check_classes, check_finite
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz
+from edge_dl.names import unique_names
 from edge_dl.recipe import DataConfig, Task
 
 GROUPS = ("subject", "speaker", "group")
@@ -112,8 +113,7 @@ def _flagged(
 
 
 def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> Source:
-    x = {name[2:]: array for name, array in arrays.items() if name.startswith("x/")}
-    y = {name[2:]: array for name, array in arrays.items() if name.startswith("y/")}
+    x, y = _under(arrays, "x/"), _under(arrays, "y/")
     if not y:
         raise UsageError("An .npz with x/NAME needs y/NAME too.", received=f"{file} with {', '.join(sorted(arrays))}")
     names = {name.lower(): name for name in arrays}
@@ -132,6 +132,13 @@ def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> 
     whole = Split({name: _plain(array) for name, array in x.items()}, {n: _plain(a) for n, a in y.items()}, index)
     parts, groups = _cut(whole, arrays, names)
     return _source(file, parts, groups, labels, next(iter(x.values())))
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Arrays named `prefix` NAME, by the names that an exported model's inputs and outputs of these names have."""
+    found = [name for name in arrays if name.startswith(prefix)]
+    names = unique_names([name[len(prefix) :] for name in found])
+    return {name: arrays[own] for name, own in zip(names, found, strict=True)}
 
 
 def _stream(
@@ -235,6 +242,7 @@ def as_split(
             "Inputs must be (samples, steps, features), or (samples, steps) for one feature or tokens, or pictures "
             "(samples, height, width, channels).",
             received=f"{where} of shape {x.shape}",
+            todo="For a model of your own, name the arrays x/NAME and y/NAME: they may have any shape.",
         )
     return Split({"sequence": _finite32(x, where)}, {target: y}, index.astype(np.int64))
 

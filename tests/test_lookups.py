@@ -1,0 +1,84 @@
+"""Tables that GATHER reads become int8, whatever else the model does with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_dl.converters import packing, quantization, tensors
+from edge_dl.converters.lookups import quantize_lookups
+from edge_dl.converters.quantization import QuantizationOptions
+
+ROWS, SIZE = 40, 16
+
+
+def table() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((ROWS, SIZE)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A float32 .tflite that looks two inputs up in one table, and gives the scores of the second against the table."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.table = tf.Variable(table())
+
+    def predict(first: Any, second: Any) -> dict[str, Any]:
+        rows = tf.gather(module.table, second)
+        scores = tf.matmul(rows, module.table, transpose_b=True)
+        return {"rows": tf.gather(module.table, first), "scores": scores}
+
+    specs = [tf.TensorSpec((3,), tf.int32, name=name) for name in ("first", "second")]
+    folder = str(tmp_path_factory.mktemp("lookup"))
+    tf.saved_model.save(module, folder, signatures={"predict": tf.function(predict, input_signature=specs)})
+    return bytes(tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["predict"]).convert())
+
+
+def answers(content: bytes) -> dict[str, np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    result: dict[str, np.ndarray] = interpreter.get_signature_runner("predict")(
+        first=np.array([0, 7, 39], np.int32), second=np.array([7, 7, 1], np.int32)
+    )
+    return result
+
+
+def test_rows_differ_by_half_a_step_at_most(content: bytes) -> None:
+    model = tensors.read(content)
+    assert quantize_lookups(model) == 2
+    changed = packing.pack(model)
+    model = tensors.read(changed)
+    got, expected = answers(changed), answers(content)
+    half = np.abs(table()).max() / 127 / 2
+    worst = np.abs(got["rows"] - expected["rows"]).max()
+    assert 0 < worst <= half * 1.001
+    np.testing.assert_array_equal(expected["rows"], table()[[0, 7, 39]])
+    # The scores still take the float32 table, which stays; the int8 one is there once.
+    assert tensors.count_weights(model).elements == {"float32": ROWS * SIZE, "int8": ROWS * SIZE}
+    assert tensors.operator_names(model)["DEQUANTIZE"] == 2
+
+
+def test_what_is_no_lookup_of_floats_is_left_alone(content: bytes) -> None:
+    model = tensors.read(content)
+    quantize_lookups(model)
+    assert quantize_lookups(model) == 0
+    model = tensors.read(content)
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            operator.inputs[0] = subgraph.inputs[0]  # Rows of something that is computed.
+    assert quantize_lookups(model) == 0
+
+
+def test_dynamic_holds_no_float_table(content: bytes, tmp_path: Path) -> None:
+    made = quantization.quantize_weights(content, 8, QuantizationOptions())
+    assert set(tensors.count_weights(tensors.read(made)).elements) == {"int8"}
+    expected = answers(content)["scores"]
+    np.testing.assert_allclose(answers(made)["scores"], expected, atol=0.02 * np.abs(expected).max())
