@@ -40,6 +40,9 @@ def make_loadable(
             result = make(dataclasses.replace(options, **asked))  # type: ignore[arg-type]
             answer = check_model(result.path, [profile])[0]
         if not answer.loads:
+            # What an option would have avoided is not what it fails on.
+            fatal = tuple(item for item in answer.problems if not item.option) or answer.problems
+            answer = dataclasses.replace(answer, problems=fatal)
             raise RefusedError(f"{spec.name} would not load in {profile.name}: {answer.reason}.", todo=answer.todo)
     if asked:
         words = ", ".join(f"{key} = {value}" for key, value in asked.items())
