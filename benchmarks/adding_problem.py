@@ -27,7 +27,7 @@ import numpy as np
 from edge_dl.data import Dataset, load
 from edge_dl.errors import StageError
 from edge_dl.files import write_atomic, write_json
-from edge_dl.recipe import RecurrentConfig, Recipe, Task, apply_overrides
+from edge_dl.recipe import Recipe, RecurrentConfig, Task, apply_overrides
 from edge_dl.runfolder import installed_versions, machine
 from edge_dl.training import RECIPES, train
 
