@@ -253,7 +253,8 @@ def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]
         return ["each" if operation.return_sequences else "last", *["last"] * (len(node.outputs) - 1)]
     inner = graph_of(operation)
     if inner is not None:
-        return _flow(inner, incoming, f"{path}/", found)
+        # Behind the inputs may come their masks.
+        return _flow(inner, incoming[: len(inner.inputs)], f"{path}/", found)
     if "last" in incoming:
         reason = "It joins every step with what only the last one gives."
         found.append(Refusal(path, reason, _USE_WHILE))

@@ -153,6 +153,17 @@ def test_nested_and_own_layers_step_too(tmp_path: Path) -> None:
     assert record.sequence.outputs == {"d": "last"}
 
 
+def test_masked_steps_of_a_nested_model(tmp_path: Path) -> None:
+    inner_input = keras.Input((8, 4))
+    inner = keras.Model(inner_input, layers.GRU(4, return_sequences=True)(inner_input), name="encoder")
+    tokens = keras.Input((8,), name="tokens")
+    embedded = layers.Embedding(9, 4, mask_zero=True)(tokens)
+    model = scramble(keras.Model(tokens, layers.SimpleRNN(3, name="last")(inner(embedded))))
+    values = {"tokens": np.array([[0, 3, 0, 5, 8, 1, 0, 0]], np.int32)}
+    for lowering in (Lowering.STEP, Lowering.WHILE):
+        check_export(model, lowering, values, tmp_path)
+
+
 def test_batch_and_free_time_axis(tmp_path: Path) -> None:
     model = sequential(layers.LSTM(4), shape=(None, 3))
     with pytest.raises(UsageError, match=r"sequence.*\(\?, 3\).*sequence=50,3"):
