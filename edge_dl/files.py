@@ -151,11 +151,15 @@ def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def load_npz(path: str | Path) -> dict[str, np.ndarray]:
+def load_npz(path: str | Path, *, limit: int | None = None) -> dict[str, np.ndarray]:
     """Load every array of a .npz into memory; pickled objects are never unpickled.
 
+    Args:
+        path: the file.
+        limit: bytes that it may unpack to; None: any number.
+
     Raises:
-        UsageError: the file is missing, is not a .npz, is damaged, or holds pickled objects.
+        UsageError: the file is missing, is not a .npz, is damaged, holds pickled objects, or more than `limit`.
     """
     path = Path(path)
     try:
@@ -163,6 +167,12 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         if isinstance(archive, np.ndarray):
             raise UsageError("The file must be an .npz archive of named arrays.", received=f"{path} (a single .npy)")
         with archive:
+            # A member never gives more than the directory says, whatever its compressed bytes unpack to.
+            unpacked = sum(item.file_size for item in archive.zip.infolist())
+            if limit is not None and unpacked > limit:
+                raise UsageError(
+                    f"This .npz archive must unpack to at most {limit} bytes.", received=f"{path}: {unpacked} bytes"
+                )
             loaded = {name: archive[name] for name in archive.files}
         for name, array in loaded.items():
             if not isinstance(array, np.ndarray):  # NumPy gives other members as bytes.

@@ -238,3 +238,20 @@ def test_json_files_end_with_a_line_end(tmp_path: Path) -> None:
     assert text.endswith("}\n")
     assert "é" in text
     assert json.loads(text) == {"é": [1, None]}
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    save_npz(path, {"x": np.zeros(1_000_000, "float32")})
+    assert path.stat().st_size < 100_000
+    assert load_npz(path, limit=4_001_000)["x"].size == 1_000_000
+    with pytest.raises(UsageError, match="at most 3999999 bytes"):
+        load_npz(path, limit=3_999_999)
+    # A directory that says less than the member holds: no more than it says is read, and that is no whole array.
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    assert int.from_bytes(content[directory + 24 : directory + 28], "little") > 4_000_000
+    content[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"\.npz archive"):
+        load_npz(path, limit=4_001_000)
