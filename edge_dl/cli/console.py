@@ -153,7 +153,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str = "") -
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     # Not a terminal: as wide as the table needs, so that no reader of a log meets folded cells.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 20_000, highlight=False).print(table)
 
 
 def _unexpected() -> None:
