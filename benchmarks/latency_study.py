@@ -1,6 +1,6 @@
 """How often is a latency comparison wrong? Models against themselves, and against copies slowed down by 10 %.
 
-    python benchmarks/latency_study.py [--comparisons 200] [--slowed 100] [--models cnn-20us ...] [--json FILE]
+    python benchmarks/latency_study.py [--comparisons 200] [--slowed 100] [--models cnn-20us ...] [--out FILE]
 
 Three models that take about 20 us, 100 us and 1 ms are made with TensorFlow in a child process, so that this process
 measures with nothing but the runtime in it. Each is compared with itself (every "faster" or "slower" is an error) and
@@ -19,7 +19,6 @@ cores that eight other processes used at the same time:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -33,10 +32,12 @@ from typing import Any
 import numpy as np
 
 from edge_dl.checks import Comparison, Settings, Speed, compare
-from edge_dl.runfolder import machine
+from edge_dl.files import write_atomic, write_json
+from edge_dl.runfolder import installed_versions, machine
 from edge_dl.runtime import open_session
 from edge_dl.runtime.agent import sample_input
 
+RESULT = Path(__file__).parent / "results" / "latency_study.txt"
 MODELS = ("cnn-20us", "lstm-100us", "cnn-1ms")
 SLOWED = 0.10
 
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=200, help="of each model with itself")
     parser.add_argument("--slowed", type=int, default=100, help="of each model with its slowed copy")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--json", type=Path, help="write every comparison there")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the table; every comparison goes to .json beside it")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     defaults = Settings()
     parser.add_argument("--blocks", type=int, default=defaults.blocks)
@@ -161,13 +162,23 @@ def main() -> None:
     settings = Settings(
         blocks=arguments.blocks, rounds=arguments.rounds, margin=arguments.margin, quantile=arguments.quantile
     )
-    print(f"{machine()['processor']}, {machine()['cores']} cores, load {os.getloadavg()[0]:.1f}")
-    print(settings)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    facts, versions = machine(), installed_versions()
+    say(
+        f"{facts['processor']}, {facts['cores']} cores, load {os.getloadavg()[0]:.1f}; "
+        f"ai-edge-litert {versions.get('ai-edge-litert')}, numpy {versions.get('numpy')}"
+    )
+    say(str(settings))
     with tempfile.TemporaryDirectory() as name:
         subprocess.run([sys.executable, __file__, "--build", name], check=True, stderr=subprocess.DEVNULL)
         rows, everything = [], []
         columns = ("model", "slowed", "us a call", "n", "shown", "slower", "no margin", "ratio", "spread", "half", "s")
-        print("".join(f"{column:>12}" for column in columns))
+        say("".join(f"{column:>12}" for column in columns))
         for model in arguments.models:
             for share, count in ((0.0, arguments.comparisons), (SLOWED, arguments.slowed)):
                 if not count:
@@ -176,22 +187,22 @@ def main() -> None:
                 row = summary(model, share, found)
                 rows.append(row)
                 everything += [{"model": model, "slowed": share, **item.to_json()} for item in found]
-                print(
+                say(
                     f"{model:>12}{share:>12.0%}{row['call_us']:>12.1f}{row['comparisons']:>12}"
                     f"{row['difference_shown']:>12}{row['slower']:>12}{row['interval_without_1']:>12}"
-                    f"{row['ratio']:>12.4f}{row['spread']:>12.4f}{row['half_width']:>12.4f}{row['seconds']:>12.2f}",
-                    flush=True,
+                    f"{row['ratio']:>12.4f}{row['spread']:>12.4f}{row['half_width']:>12.4f}{row['seconds']:>12.2f}"
                 )
-        if arguments.json:
-            arguments.json.write_text(json.dumps({"rows": rows, "comparisons": everything}, indent=1) + "\n")
     same = [row for row in rows if not row["slowed"]]
     other = [row for row in rows if row["slowed"]]
     if same:
         wrong, total = sum(row["difference_shown"] for row in same), sum(row["comparisons"] for row in same)
-        print(f"a model with itself: {wrong} of {total} comparisons show a difference ({wrong / total:.1%})")
+        say(f"a model with itself: {wrong} of {total} comparisons show a difference ({wrong / total:.1%})")
     if other:
         right, total = sum(row["slower"] for row in other), sum(row["comparisons"] for row in other)
-        print(f"slowed by {SLOWED:.0%}: {right} of {total} comparisons say slower ({right / total:.1%})")
+        say(f"slowed by {SLOWED:.0%}: {right} of {total} comparisons say slower ({right / total:.1%})")
+    write_atomic(arguments.out, "\n".join(lines) + "\n")
+    record = {"machine": facts, "versions": versions, "rows": rows, "comparisons": everything}
+    write_json(arguments.out.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":
