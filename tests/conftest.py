@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tflite_models
+from hypothesis import HealthCheck, settings
 
 from edge_dl.bundle import SequenceSpec
 from edge_dl.runtime import escape_label
+
+# How long an example takes depends on what else the machine does: no test asserts it.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
+
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
