@@ -81,16 +81,13 @@ def rows_of(recipe: str, found: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def goals(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line a goal: the variant that reaches it with the smallest drop, or the nearest one."""
+    """A line a goal: the smallest variant that keeps accuracy and passes every check; whether that is small enough."""
     lines = []
     for goal, kinds in GOALS.items():
         candidates = [row for row in rows if row["quantization"] in kinds]
-        reached = [
-            row for row in candidates
-            if row["drop"] <= POINTS and row["smaller"] >= SMALLER and row["passed"] == row["runs"]
-        ]  # fmt: skip
-        best = min(reached or candidates, key=lambda row: row["drop"], default=None)
-        word = "reached" if reached else "NOT reached"
+        right = [row for row in candidates if row["drop"] <= POINTS and row["passed"] == row["runs"]]
+        best = max(right or candidates, key=lambda row: row["smaller"], default=None)
+        word = "reached" if right and best is not None and best["smaller"] >= SMALLER else "NOT reached"
         which = "" if best is None else (
             f": {best['variant']}, drop {100 * best['drop']:+.2f} points, {best['smaller']:.2f}x smaller, "
             f"{best['passed']} of {best['runs']} runs passed every check"
