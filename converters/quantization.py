@@ -239,34 +239,40 @@ def finish(
 
 
 def check_runs(path: Path) -> None:
-    """Load a .tflite in LiteRT and call it once with zeros.
+    """Load a .tflite in LiteRT and call it with zeros, and where it has no answer to zero (a logarithm), with ones.
 
     Raises:
-        StageError: it does not load, does not run, or answers with NaN.
+        StageError: it does not load, does not run, or answers both with NaN or infinity.
     """
     from ai_edge_litert.interpreter import Interpreter
 
     try:
         interpreter = Interpreter(model_path=str(path), num_threads=1)
         interpreter.allocate_tensors()
-        for detail in interpreter.get_input_details():
-            zero = detail["quantization"][1]
-            interpreter.set_tensor(detail["index"], np.full(detail["shape"], zero, detail["dtype"]))
-        interpreter.invoke()
-        outputs = {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
+        bad = _not_finite(interpreter, 0) and _not_finite(interpreter, 1)
     except (RuntimeError, ValueError) as error:
         raise StageError(
             "A converted file must load and run in LiteRT.",
             stage="convert",
             received=one_line(error, 500),
         ) from error
-    bad = [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if bad:
         raise StageError(
             "A converted file must answer with finite numbers.",
             stage="convert",
-            received=f"NaN or infinity in {', '.join(bad)} for an input of zeros",
+            received=f"NaN or infinity in {', '.join(bad)} for an input of zeros and for one of ones",
         )
+
+
+def _not_finite(interpreter: Any, step: int) -> list[str]:
+    """Outputs with NaN or infinity where every input is zero, or as many steps above it, in the input's own type."""
+    for detail in interpreter.get_input_details():
+        value = detail["quantization"][1] + step
+        interpreter.set_tensor(detail["index"], np.full(detail["shape"], min(value, 127), detail["dtype"]))
+    interpreter.reset_all_variables()
+    interpreter.invoke()
+    outputs = {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
+    return [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
 
 
 def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, signature: Signature) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_dl.converters.cells import computes_as, has_default_activations, is_known_cell
-from edge_dl.converters.layers import RecurrentLayer, find_recurrent
+from edge_dl.converters.layers import RecurrentLayer, find_recurrent, walk_layers
 from edge_dl.converters.lowering import in_float32, replaced_loops
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.signature import Inputs, describe_inputs
@@ -73,8 +73,9 @@ def find_refusals(
         input_shapes: sizes of free axes, by input name, where they matter.
 
     Raises:
-        UsageError: the model is not built, takes text, or an input has no such name.
+        UsageError: the model is not built, takes text, was quantized by Keras, or an input has no such name.
     """
+    _check_real_weights(model)
     found = find_recurrent(model)
     if lowering is Lowering.NONE:
         return []
@@ -95,6 +96,19 @@ def find_refusals(
 
         refusals = find_step_refusals(model, calls)
     return list(dict.fromkeys(refusals))
+
+
+def _check_real_weights(model: Any) -> None:
+    """Raises UsageError for a model that `keras.Model.quantize` has changed."""
+    changed = [path for path, layer, _ in walk_layers(model) if getattr(layer, "quantization_mode", None) is not None]
+    if changed:
+        raise UsageError(
+            "A model is quantized here, from weights that are real numbers.",
+            received=f"layer {changed[0]!r}"
+            + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+            + " of a model that Keras has quantized",
+            todo="Give the model as it was before model.quantize(...).",
+        )
 
 
 def allowed_lowerings(model: Any, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Lowering]:

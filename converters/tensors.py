@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from edge_dl.bundle import DTYPES, Signature, StateSpec, TensorSpec
+from edge_dl.checks.counting import WEIGHT_TYPES
 from edge_dl.errors import UsageError
 
 LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 MIN_WEIGHT_ELEMENTS = 32
+ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "SELECT", "SELECT_V2")
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,13 @@ def count_weights(model: Any) -> WeightCount:
     """Count the elements of constant matrices by type.
 
     A weight is a constant with two or more axes that are not 1, at least `MIN_WEIGHT_ELEMENTS` elements, and more than
-    one value; shape arguments, biases and blocks of zeros are none.
+    one value; shape arguments, biases, blocks of zeros, masks and what is only added or multiplied element by element
+    (the encoding of positions, say) are none.
     """
     elements: Counter[str] = Counter()
     nan = []
     seen = set()
+    plain = _only_elementwise(model)
     for subgraph in model.subgraphs:
         for tensor in subgraph.tensors:
             data = model.buffers[tensor.buffer].data
@@ -128,10 +132,20 @@ def count_weights(model: Any) -> WeightCount:
             count = int(np.prod(shape, dtype=np.int64))
             if sum(size > 1 for size in shape) < 2 or count < MIN_WEIGHT_ELEMENTS:
                 continue
-            if raw == raw[:4] * (len(raw) // 4):
+            if raw == raw[:4] * (len(raw) // 4) or name not in WEIGHT_TYPES or tensor.buffer in plain:
                 continue
             elements[name] += count
     return WeightCount(dict(elements), tuple(nan))
+
+
+def _only_elementwise(model: Any) -> set[int]:
+    """Buffers that nothing but element-wise operators read."""
+    elementwise, others = set(), set()
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            readers = elementwise if operator_name(model, operator.opcodeIndex) in ELEMENTWISE else others
+            readers |= {int(subgraph.tensors[int(index)].buffer) for index in operator.inputs if int(index) >= 0}
+    return elementwise - others
 
 
 def dense_rows(model: Any) -> tuple[int, int]:

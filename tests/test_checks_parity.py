@@ -235,6 +235,25 @@ def test_a_perfect_reference_has_no_relative_scale_and_the_report_stays_json():
     json.dumps(report.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("order", [("label", "score"), ("score", "label")])
+def test_outputs_of_different_kinds_each_have_their_metric(order: tuple[str, str]):
+    class Both(Model):
+        def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return super().predict(inputs) | {"score": inputs["x"] @ self.kernel[:, :1]}
+
+    inputs = inputs_of(600)
+    reference = Both().predict(inputs)
+    truth = {"label": reference["label"].argmax(1), "score": reference["score"] + 0.1}
+    task = "classification" if order[0] == "label" else "regression"
+    report = check_parity(Both(), inputs, reference, {name: truth[name] for name in order}, task=task)
+    assert report.verdict is Verdict.PASS, report.message
+    kinds = {metric.output: metric.name for metric in report.metrics}
+    assert kinds["label"] != kinds["score"]
+    # Only numbers that are wrong make a class another.
+    broken = check_parity(Both(noise=2.0), inputs, reference, {name: truth[name] for name in order}, task=task)
+    assert {item.output for item in broken.changed} == {"label"}
+
+
 def test_forecasts_come_with_their_baselines():
     window = np.cumsum(np.random.default_rng(0).standard_normal((300, 24, 2)), axis=1)
     truth = window[:, -1:, :1] + np.random.default_rng(1).standard_normal((300, 6, 1))

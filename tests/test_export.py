@@ -203,6 +203,13 @@ def test_unbuilt_and_text_models_are_refused(tmp_path: Path) -> None:
         export(model, tmp_path, Lowering.NONE)
 
 
+def test_model_that_keras_has_quantized_is_named(tmp_path: Path) -> None:
+    model = sequential(layers.LSTM(4), layers.Dense(2, name="head"))
+    model.quantize("int8")
+    with pytest.raises(UsageError, match=r"'head'.*before model\.quantize"):
+        export(model, tmp_path, Lowering.WHILE)
+
+
 def test_model_without_recurrence_is_exported_as_it_is(tmp_path: Path) -> None:
     image = keras.Input((8, 8, 1), name="image", dtype="uint8")
     hidden = layers.Conv2D(3, 3, activation="relu")(layers.Rescaling(1 / 255)(image))

@@ -82,3 +82,25 @@ def test_dynamic_holds_no_float_table(content: bytes, tmp_path: Path) -> None:
     assert set(tensors.count_weights(tensors.read(made)).elements) == {"int8"}
     expected = answers(content)["scores"]
     np.testing.assert_allclose(answers(made)["scores"], expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_masks_and_encodings_are_no_weights(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(table()[:SIZE])
+    causal, positions = np.tril(np.ones((SIZE, SIZE), bool)), table()[:SIZE]
+
+    def predict(x: Any) -> dict[str, Any]:
+        scores = tf.matmul(x + positions, module.kernel)
+        return {"y": tf.where(causal, scores, -1e9), "log": tf.math.log(x)}  # Zero is not for every model.
+
+    folder = str(tmp_path / "saved_model")
+    serve = tf.function(predict, input_signature=[tf.TensorSpec((SIZE, SIZE), name="x")])
+    tf.saved_model.save(module, folder, signatures={"predict": serve})
+    made = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["predict"]).convert()
+    assert tensors.count_weights(tensors.read(made)).elements == {"float32": SIZE * SIZE}
+    dynamic = quantization.quantize_weights(made, 8, QuantizationOptions())
+    assert tensors.count_weights(tensors.read(dynamic)).elements == {"int8": SIZE * SIZE}
+    (tmp_path / "m.tflite").write_bytes(dynamic)
+    quantization.check_runs(tmp_path / "m.tflite")

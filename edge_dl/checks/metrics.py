@@ -321,6 +321,22 @@ def prepare_target(
     )
 
 
+def task_beside(task: Task, reference: np.ndarray, values: np.ndarray) -> Task:
+    """What a further output of a model answers, told by its true answers.
+
+    Args:
+        task: what the first output answers; kept where the true answers may be of that kind.
+        reference: the output, (samples, ...).
+        values: its true answers.
+    """
+    values = np.asarray(values)
+    one_each = values.shape == reference.shape[:-1] and reference.shape[-1] > 1
+    whole = np.issubdtype(values.dtype, np.integer) or (one_each and bool((values == np.rint(values)).all()))
+    if whole and one_each and task not in CLASS_TASKS:
+        return Task.CLASSIFICATION if values.ndim == 1 else Task.LABELLING
+    return Task.REGRESSION if task in CLASS_TASKS and not whole else task
+
+
 def looks_like_probabilities(output: np.ndarray) -> bool:
     """Whether the last axis holds probabilities: within [0, 1], and summing to one where there are several classes."""
     if output.size == 0 or float(output.min()) < -1e-6 or float(output.max()) > 1 + 1e-6:

@@ -27,6 +27,7 @@ from edge_dl.checks.metrics import (
     looks_like_probabilities,
     metrics_for,
     prepare_target,
+    task_beside,
 )
 from edge_dl.checks.verdicts import (
     CHANGED_SHOWN,
@@ -195,8 +196,10 @@ def _targets(
     for name, values in targets.items():
         # A reference with NaN fails the check of finite numbers; its kind is not asked for then.
         want = np.nan_to_num(reference[name]) if reference[name].dtype.kind == "f" else reference[name]
+        # The task is the first output's; a model of the user's own may answer something else beside it.
+        own = task if not prepared else task_beside(task, want, values)
         prepared[name] = prepare_target(
-            want, values, task=task, name=name, weight=weights.get(name),
+            want, values, task=own, name=name, weight=weights.get(name),
             naive_error=baselines.naive_error if baselines else (),
             season_error=baselines.season_error if baselines else (),
         )  # fmt: skip
@@ -240,6 +243,7 @@ def _agreement(
 ) -> tuple[np.ndarray | None, np.ndarray | None, bool]:
     """Which answers agree and which count; None for outputs that are no classes."""
     probabilities = target.probabilities if target is not None else looks_like_probabilities(want)
+    task = task if target is None else target.task
     is_class = task in CLASS_TASKS and want.ndim > 1 and (target is not None or (not any_target and want.shape[-1] > 1))
     if not is_class:
         return None, None, probabilities
