@@ -140,7 +140,8 @@ def count_weights(model: Any) -> WeightCount:
 
 def _only_elementwise(model: Any) -> set[int]:
     """Buffers that nothing but element-wise operators read."""
-    elementwise, others = set(), set()
+    elementwise: set[int] = set()
+    others: set[int] = set()
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
             readers = elementwise if operator_name(model, operator.opcodeIndex) in ELEMENTWISE else others

@@ -192,7 +192,7 @@ def _targets(
             )
     if task is None:
         return {}
-    prepared = {}
+    prepared: dict[str, Target] = {}
     for name, values in targets.items():
         # A reference with NaN fails the check of finite numbers; its kind is not asked for then.
         want = np.nan_to_num(reference[name]) if reference[name].dtype.kind == "f" else reference[name]
