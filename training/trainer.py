@@ -240,9 +240,10 @@ class _Training:
                 bar.advance(last - first, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
                 first = last
                 if not self.config.steps_per_execution:
-                    # At most twice as many as before: the first call's time was spent compiling.
+                    # At most twice as many as before: the first call's time was spent compiling. An epoch is the most
+                    # that one call can do.
                     ideal = int(count * _SECONDS_PER_CALL / max(seconds, 1e-6))
-                    count = self._steps_per_call = max(1, min(2 * count, ideal))
+                    count = self._steps_per_call = max(1, min(2 * count, ideal, len(rows)))
         finally:
             self.loop.finish()
         return readable(results, self.output)

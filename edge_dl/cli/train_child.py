@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ def main(argument: str) -> int:
     from edge_dl.cli.stages import recipe_of
     from edge_dl.runfolder import RunFolder
 
+    # A job started in the background ignores Ctrl-C, and then it could not be told to stop at all.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _end_with(os.getppid())
     folder = RunFolder.open(argument)
     _log_native_output(folder.path / "train.log")
