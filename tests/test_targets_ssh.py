@@ -107,9 +107,10 @@ def test_latency_is_measured_there(server: Server, bundle: Path) -> None:
 
 
 def test_uploads_are_kept_when_asked_and_then_not_sent_again(
-    server: Server, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = server.address.replace("/work", "/kept") + "&keep=yes"
+    kept = f"kept-{tmp_path.name.replace('[', '-').replace(']', '')}"
+    address = server.address.replace("/work", f"/{kept}") + "&keep=yes"
     sent: list[str] = []
     upload = SshConnection.upload
 
@@ -125,7 +126,7 @@ def test_uploads_are_kept_when_asked_and_then_not_sent_again(
     with open_target(address).open() as connection:
         connection.predict(read_bundle(bundle), {"image": models.images(4)})
     assert sent == []
-    left = sorted(path.name for path in (server.folder / "kept").iterdir())
+    left = sorted(path.name for path in (server.folder / kept).iterdir())
     assert not [name for name in left if name.startswith("run-") or name.endswith(".part")]
     assert len(left) == 4  # The agent, the bundle, and two sets of inputs.
 

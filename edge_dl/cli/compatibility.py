@@ -10,7 +10,7 @@ from edge_dl.checks.compatibility import Compatibility
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.cli.console import print_json, print_table
 from edge_dl.cli.source import Kind, resolve
-from edge_dl.errors import EdgeError, StageError, printable
+from edge_dl.errors import printable
 
 TIME_LIMIT = 120.0
 
@@ -19,8 +19,8 @@ def check(what: str, runtime: str, *, json: bool) -> None:
     """Look a model's operators up in the tables of each runtime, in a child process: the file may be hostile.
 
     Raises:
-        UsageError: a runtime is not known, or there is no such model.
-        StageError: the file is broken.
+        UsageError: a runtime is not known, there is no such model, or the file is damaged.
+        StageError: looking into it crashed or took too long.
         typer.Exit: 1 when it will not load in one of them.
     """
     find_profiles(runtime)
@@ -39,18 +39,10 @@ def _look(path: Path, runtime: str) -> list[Compatibility]:
     from edge_dl.bundle import read_bundle
     from edge_dl.runtime.guard import run_guarded
 
-    try:
-        model = read_bundle(path).model if path.is_dir() else path
-        answers: list[Compatibility] = run_guarded(
-            "edge_dl.checks.compatibility:check_file", (str(model), runtime), timeout=TIME_LIMIT, stage="check"
-        )
-    except EdgeError as error:
-        if isinstance(error, StageError):
-            raise
-        # The path was right and the runtimes are known: what is left is the file itself.
-        raise StageError(
-            error.rule, stage="check", received=error.received, todo=error.todo or "Make the file again."
-        ) from None
+    model = read_bundle(path).model if path.is_dir() else path
+    answers: list[Compatibility] = run_guarded(
+        "edge_dl.checks.compatibility:check_file", (str(model), runtime), timeout=TIME_LIMIT, stage="check"
+    )
     return answers
 
 
