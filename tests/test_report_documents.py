@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -30,6 +31,13 @@ def test_markdown_tells_the_verdict_first(results: dict[str, Any]) -> None:
     assert "**while-dynamic** ★" in text
     assert "crashed (SIGSEGV)" in text
     assert "edge-dl run lstm --out 'runs/my run'" in text
+
+
+def test_markdown_says_of_a_choice_whether_its_metric_was_decided(results: dict[str, Any]) -> None:
+    assert "★ the fastest that passed parity." in to_markdown(results)
+    undecided = copy.deepcopy(results)
+    next(item for item in undecided["variants"] if item["chosen"])["verdict"] = "not-enough-samples"
+    assert "★ the fastest that did not fail; its metric needs more test samples." in to_markdown(undecided)
 
 
 def test_markdown_tables_are_rectangular(results: dict[str, Any]) -> None:

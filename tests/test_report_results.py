@@ -281,6 +281,7 @@ def test_forecasts_show_the_worst_samples(tmp_path: Path) -> None:
     assert "1.02\u00a0°C" in page
     assert "2.00\u00a0% worse" in page
     assert "The naive forecast on the same samples: mae 1.5" in page
+    assert "The naive forecast on the same samples: mae 1.5" in to_markdown(results)
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:

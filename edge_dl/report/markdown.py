@@ -9,8 +9,16 @@ from typing import Any
 from edge_dl.report import numbers
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.target_view import integer_text, target_line, target_sections
-from edge_dl.report.variant_results import FAIL, NOT_MADE, latency_seconds
-from edge_dl.report.words import VERDICTS, conversion_words, headline, metric_change, shown_failures, speed
+from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, latency_seconds
+from edge_dl.report.words import (
+    VERDICTS,
+    conversion_words,
+    forecast_baselines,
+    headline,
+    metric_change,
+    shown_failures,
+    speed,
+)
 
 _SIGNS = {"pass": "✅", "fail": "❌", "warn": "⚠️", "none": "➖"}
 _FAILURES = 30
@@ -104,8 +112,10 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
         if timed:
             cells += [numbers.duration(latency_seconds(variant)), speed(variant["comparison"]) or UNKNOWN]
         lines.append(_row(cells))
-    if results["chosen"]:
-        lines += ["", "★ chosen by `auto`: the fastest lowering that passed parity."]
+    for chosen in [variant for variant in variants if variant["chosen"]]:
+        held = "passed parity" if chosen["verdict"] == PASS else "did not fail; its metric needs more test samples"
+        lines += ["", f"★ the fastest that {held}."]
+    lines += [part for sentence in forecast_baselines(results) for part in ("", escape(sentence))]
     return lines
 
 

@@ -28,6 +28,7 @@ from edge_dl.report.variant_results import (
 from edge_dl.report.words import (
     VERDICTS,
     conversion_words,
+    forecast_baselines,
     headline,
     metric_change,
     plural,
@@ -250,12 +251,7 @@ def _variants_note(results: Mapping[str, Any]) -> str:
         parts.append(
             "Speed is measured by calling two variants in turns, so it is surer than the ratio of two latencies."
         )
-    for name, values in results["forecast_baselines"].items():
-        texts = [
-            f"{key} {numbers.plain(value)}" for key, value in mapping(values).items() if as_number(value) is not None
-        ]
-        if texts:
-            parts.append(f"The {name} forecast on the same samples: {', '.join(texts)}.")
+    parts += forecast_baselines(results)
     return " ".join(parts)
 
 

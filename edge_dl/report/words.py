@@ -8,7 +8,7 @@ from typing import Any
 from edge_dl.report import numbers
 from edge_dl.report.numbers import SPACE, as_number
 from edge_dl.report.target_results import NOT_RUN, target_verdicts
-from edge_dl.report.variant_results import FAIL, NOT_CHECKED, NOT_ENOUGH, NOT_MADE, PASS
+from edge_dl.report.variant_results import FAIL, NOT_CHECKED, NOT_ENOUGH, NOT_MADE, PASS, mapping
 
 # Verdict -> (kind: decides colour and sign, word).
 VERDICTS = {
@@ -96,6 +96,18 @@ def _others(checked: Sequence[str]) -> str:
     undecided = checked.count(NOT_ENOUGH)
     more = f", {undecided} undecided for want of samples" if undecided else ""
     return f"{checked.count(PASS)} passed every check{more}"
+
+
+def forecast_baselines(results: Mapping[str, Any]) -> list[str]:
+    """One sentence a baseline: what the naive and the seasonal forecast reach on the test samples."""
+    sentences = []
+    for name, values in results["forecast_baselines"].items():
+        texts = [
+            f"{key} {numbers.plain(value)}" for key, value in mapping(values).items() if as_number(value) is not None
+        ]
+        if texts:
+            sentences.append(f"The {name} forecast on the same samples: {', '.join(texts)}.")
+    return sentences
 
 
 def _tried(results: Mapping[str, Any]) -> list[str]:
