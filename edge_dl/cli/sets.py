@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from edge_dl.cli.console import print_json, print_table
@@ -9,6 +10,8 @@ from edge_dl.cli.workflow import parse_settings
 from edge_dl.errors import UsageError
 from edge_dl.progress import Progress
 from edge_dl.recipe import DataConfig, Task, apply_overrides
+
+SHOWN = 20  # items of a list that are shown; --json has them all
 
 
 def show_all(*, json: bool) -> None:
@@ -49,4 +52,30 @@ def info(name: str, *, task: str, overrides: list[str], json: bool) -> None:
     if json:
         print_json(description)
         return
-    print_table(["", ""], [[key, str(value)] for key, value in description.items()])
+    splits = description.pop("splits")
+    rows = [[key, _text(value)] for key, value in description.items() if value not in ("", None, [], {})]
+    print_table(["", ""], [*rows, *([name, _split_text(split)] for name, split in splits.items())])
+
+
+def _text(value: Any) -> str:
+    """A value of a description as a person writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        shown = [
+            json.dumps(item, ensure_ascii=False) if str(item).strip() != item else item for item in map(str, value)
+        ]
+        return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    return str(value)
+
+
+def _split_text(split: dict[str, Any]) -> str:
+    """For example "1,222 samples; sequence 8 x 8 float32; label int32"."""
+    parts = [f"{split['samples']:,} samples"]
+    for name, array in {**split["x"], **split["y"]}.items():
+        shape = " x ".join(str(size) for size in array["shape"][1:])
+        parts.append(" ".join(text for text in (name, shape, array["dtype"]) if text))
+    parts += [f"{name} classes {_text(counts)}" for name, counts in split.get("class_counts", {}).items()]
+    return "; ".join(parts)
