@@ -53,6 +53,7 @@ def info(name: str, *, task: str, overrides: list[str], json: bool) -> None:
         print_json(description)
         return
     splits = description.pop("splits")
+    description["notes"] = " ".join(description["notes"])
     rows = [[key, _text(value)] for key, value in description.items() if value not in ("", None, [], {})]
     print_table(["", ""], [*rows, *([name, _split_text(split)] for name, split in splits.items())])
 
@@ -64,11 +65,11 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        shown = [
-            json.dumps(item, ensure_ascii=False) if str(item).strip() != item else item for item in map(str, value)
-        ]
+        texts = [_text(item) for item in value]
+        # White space is a token too, and must be seen.
+        shown = [json.dumps(text, ensure_ascii=False) if text.strip() != text else text for text in texts]
         return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
-    return str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _split_text(split: dict[str, Any]) -> str:
