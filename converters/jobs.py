@@ -23,7 +23,7 @@ from edge_dl.converters.quantization import QuantizationOptions, Quantized, fini
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
 from edge_dl.files import load_npz, save_npz
-from edge_dl.names import unique_names
+from edge_dl.names import values_under
 from edge_dl.variants import Lowering, VariantSpec
 
 GOLDEN_SAMPLES = 16
@@ -128,9 +128,7 @@ def split_inputs(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec])
     Raises:
         UsageError: an input is missing or has another shape.
     """
-    found = [name for name in arrays if name.startswith("x/")]
-    names = unique_names([name[2:] for name in found])
-    x = {name: arrays[own] for name, own in zip(names, found, strict=True)}
+    x = values_under(arrays, "x/")
     if len(inputs) == 1 and len(x) == 1:
         x = {inputs[0].name: next(iter(x.values()))}
     samples = calibrations.Calibration(x, np.zeros(0, np.int64))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # TensorFlow calls a signature by keyword arguments, beside its own.
 _TAKEN = ("self",)
@@ -22,3 +25,10 @@ def unique_names(names: Sequence[str]) -> list[str]:
             candidate = f"{plain}_{number}"
         result.append(candidate)
     return result
+
+
+def values_under(named: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Values named `prefix` NAME, by the names that an exported model's inputs and outputs of these names have."""
+    found = [name for name in named if name.startswith(prefix)]
+    names = unique_names([name[len(prefix) :] for name in found])
+    return {name: named[own] for name, own in zip(names, found, strict=True)}

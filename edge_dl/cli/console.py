@@ -25,7 +25,6 @@ from edge_dl.progress import Step
 PLAIN_INTERVAL = 10.0  # seconds between two plain progress lines of one step
 LONGEST_ERROR = 4000  # characters: what a damaged file holds must not fill the screen
 INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended: 128 + SIGINT
-
 TERMINATED = 143  # the same for SIGTERM: 128 + 15
 
 Function = TypeVar("Function", bound=Callable[..., Any])

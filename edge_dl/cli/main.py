@@ -163,8 +163,9 @@ def verify(
         targets.refuse_with_on({"--reference": reference, "--data": data, "--runtime": runtime != "auto"})
         targets.verify_on(what, asked, json=json)
         return
-    limit = 3600.0 if time_limit is None else time_limit
-    workflow.verify(what, reference=reference, data=data, runtime=runtime, time_limit=limit, force=force, json=json)
+    workflow.verify(
+        what, reference=reference, data=data, runtime=runtime, time_limit=time_limit, force=force, json=json
+    )
 
 
 @app.command()

@@ -136,14 +136,15 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
     _stage(folder, "convert", inputs, work, progress, force=force)
 
 
-def run_verify(folder: RunFolder, progress: Progress, *, force: bool = False, time_limit: float = 3600.0) -> None:
+def run_verify(folder: RunFolder, progress: Progress, *, force: bool = False, time_limit: float | None = None) -> None:
     """Check parity of every variant on the test split, each within so many seconds."""
     recipe = recipe_of(folder)
 
     def work() -> None:
+        from edge_dl.checks.pipeline import TIME_LIMIT
         from edge_dl.checks.pipeline import run_verify as verify
 
-        verify(folder.path, recipe.checks, progress=progress, time_limit=time_limit)
+        verify(folder.path, recipe.checks, progress=progress, time_limit=time_limit or TIME_LIMIT)
 
     _stage(folder, "verify", _check_inputs(folder, recipe), work, progress, force=force)
 

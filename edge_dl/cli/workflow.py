@@ -235,7 +235,7 @@ def verify(
     reference: Path | None,
     data: Path | None,
     runtime: str,
-    time_limit: float = 3600.0,
+    time_limit: float | None = None,
     force: bool,
     json: bool,
 ) -> None:
@@ -252,8 +252,9 @@ def verify(
         return
     from edge_dl.checks import pipeline
 
+    limit = time_limit or pipeline.TIME_LIMIT
     if source.kind is Kind.BUNDLE:
-        report = pipeline.verify_bundle(source.path, runtime=runtime, time_limit=time_limit)
+        report = pipeline.verify_bundle(source.path, runtime=runtime, time_limit=limit)
     else:
         if reference is None or data is None:
             raise UsageError(
@@ -262,7 +263,7 @@ def verify(
                 todo="Name an .npz of inputs (x/NAME) and one of the Keras model's answers (y/NAME), "
                 "or let `edge-dl run model.keras --data ...` do it all.",
             )
-        report = pipeline.verify_model(source.path, reference, data, runtime=runtime, time_limit=time_limit)
+        report = pipeline.verify_model(source.path, reference, data, runtime=runtime, time_limit=limit)
     _show_parity([report.to_json()], json=json)
 
 

@@ -13,7 +13,9 @@ import keras
 
 from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import UsageError
+from edge_dl.models.heads import classify
 from edge_dl.models.scaling import Standardize
+from edge_dl.models.settings import below_one, not_negative, one_of
 from edge_dl.recipe import ImageConfig, Task
 
 INPUT = "image"
@@ -43,9 +45,7 @@ def build(task: Task, config: ImageConfig, dataset: Dataset) -> keras.Model:
     if config.dropout:
         h = keras.layers.Dropout(config.dropout, name="dropout")(h)
     name = output_name(task)
-    scores = keras.layers.Dense(len(dataset.labels), kernel_regularizer=_penalty(config), name="head")(h)
-    # Float32 also in mixed precision: the loss needs the small probabilities.
-    output = keras.layers.Activation("softmax", name=name, dtype="float32")(scores)
+    output = classify(h, len(dataset.labels), name, _penalty(config))
     return keras.Model({INPUT: inputs}, {name: output}, name=config.network)
 
 
@@ -107,9 +107,8 @@ def _penalty(config: ImageConfig) -> Any:
 
 
 def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
-    for key, value, known in (("network", config.network, NETWORKS), ("pooling", config.pooling, POOLINGS)):
-        if value not in known:
-            raise UsageError(f"model.{key} must be one of {', '.join(known)}.", received=value)
+    one_of("model.network", config.network, NETWORKS)
+    one_of("model.pooling", config.pooling, POOLINGS)
     if task is not Task.CLASSIFICATION:
         raise UsageError("An image network classifies.", received=f"task {task.value}")
     array = dataset.train.x.get(INPUT)
@@ -122,8 +121,5 @@ def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
         )
     if config.filters and min(config.filters) < 1:
         raise UsageError("model.filters must be at least 1.", received=str(config.filters))
-    if not 0 <= config.dropout < 1:
-        raise UsageError("model.dropout must be at least 0 and below 1.", received=str(config.dropout))
-    for key in ("dense", "size", "l2"):
-        if getattr(config, key) < 0:
-            raise UsageError(f"model.{key} must not be negative.", received=str(getattr(config, key)))
+    below_one(config, "dropout")
+    not_negative(config, "dense", "size", "l2")

@@ -16,7 +16,9 @@ import numpy as np
 from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import UsageError
 from edge_dl.models.attention import AdditiveAttentionPooling
+from edge_dl.models.heads import classify
 from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
+from edge_dl.models.settings import below_one, not_negative, one_of
 from edge_dl.recipe import RecurrentConfig, Task
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -60,16 +62,13 @@ def build(task: Task, config: RecurrentConfig, dataset: Dataset) -> keras.Model:
 
 
 def _check(task: Task, config: RecurrentConfig, dataset: Dataset) -> None:
-    _one_of("model.cell", config.cell, tuple(CELLS))
-    _one_of("model.pooling", config.pooling, POOLINGS)
-    _one_of("model.scaling", config.scaling, SCALINGS)
+    one_of("model.cell", config.cell, CELLS)
+    one_of("model.pooling", config.pooling, POOLINGS)
+    one_of("model.scaling", config.scaling, SCALINGS)
     if not config.units or min(config.units) < 1:
         raise UsageError("model.units must name at least one layer of at least one unit.", received=f"{config.units}")
-    for key in ("dropout", "recurrent_dropout"):
-        if not 0 <= getattr(config, key) < 1:
-            raise UsageError(f"model.{key} must be at least 0 and below 1.", received=str(getattr(config, key)))
-    if config.dense < 0:
-        raise UsageError("model.dense must not be negative.", received=str(config.dense))
+    below_one(config, "dropout", "recurrent_dropout")
+    not_negative(config, "dense")
     if task is Task.LANGUAGE_MODEL and config.bidirectional:
         raise UsageError(
             "A language model reads forwards only: backwards it would see the token that it predicts.",
@@ -103,11 +102,6 @@ def _check(task: Task, config: RecurrentConfig, dataset: Dataset) -> None:
             f"{name} must have one answer a step.",
             received=f"{dataset.train.y[name].shape[1]} answers for {steps.pop()} steps",
         )
-
-
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{key} must be one of {', '.join(known)}.", received=value)
 
 
 def _read_inputs(config: RecurrentConfig, dataset: Dataset) -> tuple[dict[str, Any], Any]:
@@ -169,9 +163,7 @@ def _head(h: Any, task: Task, config: RecurrentConfig, dataset: Dataset, inputs:
     target = dataset.train.y[name]
     if task in (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL):
         size = token_count(dataset) if task is Task.LANGUAGE_MODEL else len(dataset.labels)
-        scores = keras.layers.Dense(size, name="head")(h)
-        # Float32 also in mixed precision: the loss and a perplexity need the small probabilities.
-        return keras.layers.Activation("softmax", name=name, dtype="float32")(scores)
+        return classify(h, size, name)
     if task is Task.REGRESSION:
         scores = keras.layers.Dense(target.shape[-1], name="head")(h)
         return _unstandardize(scores, target, name)

@@ -24,7 +24,7 @@ from edge_dl.data.tokens import check_language_model, cut_stream
 from edge_dl.data.validation import check_array, check_classes, check_finite
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz
-from edge_dl.names import unique_names
+from edge_dl.names import values_under
 from edge_dl.recipe import DataConfig, Task
 
 GROUPS = ("subject", "speaker", "group")
@@ -113,7 +113,7 @@ def _flagged(
 
 
 def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> Source:
-    x, y = _under(arrays, "x/"), _under(arrays, "y/")
+    x, y = values_under(arrays, "x/"), values_under(arrays, "y/")
     if not y:
         raise UsageError("An .npz with x/NAME needs y/NAME too.", received=f"{file} with {', '.join(sorted(arrays))}")
     names = {name.lower(): name for name in arrays}
@@ -132,13 +132,6 @@ def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> 
     whole = Split({name: _plain(array) for name, array in x.items()}, {n: _plain(a) for n, a in y.items()}, index)
     parts, groups = _cut(whole, arrays, names)
     return _source(file, parts, groups, labels, next(iter(x.values())))
-
-
-def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Arrays named `prefix` NAME, by the names that an exported model's inputs and outputs of these names have."""
-    found = [name for name in arrays if name.startswith(prefix)]
-    names = unique_names([name[len(prefix) :] for name in found])
-    return {name: arrays[own] for name, own in zip(names, found, strict=True)}
 
 
 def _stream(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import MANIFEST, Bundle, read_bundle
+from edge_dl.bundle import MANIFEST, Bundle
 from edge_dl.errors import StageError
 from edge_dl.files import member_path, save_npz, sha256_file
 from edge_dl.runtime import agent as agent_module
@@ -218,11 +218,6 @@ def content_hash(files: Mapping[str, Path]) -> str:
     for name in sorted(files):
         digest.update(f"{len(name)}:{name}:{sha256_file(files[name])}\n".encode())
     return digest.hexdigest()
-
-
-def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle whose hashes match; see `edge_dl.bundle.read_bundle`."""
-    return read_bundle(path)
 
 
 def _most_bytes(bundle: Bundle, inputs: Mapping[str, np.ndarray]) -> int:
