@@ -39,6 +39,8 @@ class DataConfig:
         source: a name from `edge-dl data list`, or a path.
         form: the on-disk form (`edge_dl.data.forms`); empty: told by the file name.
         input: "sequence" or "image": what arrays without a channel axis are; empty: pictures where there is one.
+        size: height and width in pixels of what the camera gives, which pictures in files are fitted to; empty: as they
+            come where all are alike, else a square of their median short side, at most 256.
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.
@@ -60,6 +62,7 @@ class DataConfig:
     source: str
     form: str = ""
     input: str = ""
+    size: tuple[int, ...] = ()
     validation: float = 0.15
     test: float = 0.2
     boundaries: tuple[int, ...] = ()

@@ -16,6 +16,8 @@ from edge_dl.errors import UsageError
 SEPARATOR = "::"
 # A few hundred bytes of zip can unpack to gigabytes; nothing here is meant for data beyond this.
 MAX_UNPACKED = 4 << 30
+# What reading a damaged archive, or a file that is gone or not ours, raises.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,56 @@ class DataFile:
                 if archive.getinfo(self.member).file_size > MAX_UNPACKED:
                     raise UsageError(f"Unpacked data must stay below {MAX_UNPACKED >> 30} GiB.", received=str(self))
                 return archive.read(self.member)
-        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        except _UNREADABLE as error:
             raise UsageError("The archive must be a whole zip file.", received=f"{self} ({error})") from None
+
+
+class DataFolder:
+    """The files of a folder, or of a zip archive, by their path inside it. Used as a context manager.
+
+    Args:
+        path: a folder or a zip archive.
+
+    Raises:
+        UsageError: it is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        if not path.is_dir():
+            _members(path)  # A damaged archive is told here.
+            self._archive = zipfile.ZipFile(path)
+
+    def __enter__(self) -> DataFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def names(self) -> list[str]:
+        """Paths of the files, with `/` between folders; without those that a name with a leading dot hides."""
+        if self._archive is not None:
+            names = _members(self.path)
+        else:
+            names = [item.relative_to(self.path).as_posix() for item in self.path.rglob("*") if item.is_file()]
+        return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+    def content(self, name: str) -> bytes:
+        """What the file called `name` holds. May be called from several threads.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        try:
+            if self._archive is None:
+                return (self.path / name).read_bytes()
+            if self._archive.getinfo(name).file_size > MAX_UNPACKED:
+                raise UsageError(f"Unpacked data must stay below {MAX_UNPACKED >> 30} GiB.", received=name)
+            return self._archive.read(name)
+        except _UNREADABLE as error:
+            raise UsageError("A data file must be readable.", received=f"{name} ({error})") from None
 
 
 def locate(source: str, known: Iterable[str] = ()) -> DataFile:

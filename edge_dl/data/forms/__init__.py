@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from edge_dl.data.files import DataFile
+from edge_dl.data import pictures
+from edge_dl.data.files import DataFile, DataFolder
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
@@ -22,11 +23,13 @@ class Form:
         module: where its `read` is, below `edge_dl.data.forms`.
         suffixes: file name endings that tell it; `.gz` may follow.
         summary: one line for lists and messages.
+        folder: whether it is a folder, or an archive of one, told by the files inside.
     """
 
     module: str
     suffixes: tuple[str, ...]
     summary: str
+    folder: bool = False
 
 
 FORMS = {
@@ -38,30 +41,55 @@ FORMS = {
     "csv": Form("csv", (".csv", ".tsv"), "a series, one row a time step, cut into windows (data.window, data.horizon)"),
     "rows": Form("rows", (), "a table, one row a sample: label and series values (CSV, TSV or blanks)"),
     "ts": Form("ts", (".ts",), "UCR/UEA time series classification, NAME_TRAIN.ts beside NAME_TEST.ts"),
+    "pictures": Form("pictures", pictures.SUFFIXES, "a folder (or .zip) of pictures, one folder a class", folder=True),
     "text": Form("text", (".txt",), "plain text for a language model (data.level, data.window)"),
 }
 
+_FOLDERS = tuple(name for name, item in FORMS.items() if item.folder)
+
 
 def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
-    """Read `file` in the form that `config.form` or its name tells.
+    """Read `file` in the form that `config.form`, its name, or the files inside it tell.
 
     Raises:
         UsageError: the form is unknown or the file breaks the form's rules.
     """
-    if not file.member and file.name.lower().endswith(".zip"):
-        file = _only_member(file, config.form)
-    form = config.form or form_of(file.name)
+    if config.form and config.form not in FORMS:
+        raise _unknown(file, config)
+    holds_files = not file.member and (file.path.is_dir() or file.name.lower().endswith(".zip"))
+    form = config.form or (_form_inside(file) if holds_files else "")
+    if form and FORMS[form].folder:
+        if not holds_files:
+            raise UsageError(f"The form {form} is a folder or a .zip.", received=str(file))
+    else:
+        if not file.member and file.path.is_dir():
+            form = f"The form {form}" if form else "Every form but " + ", ".join(_FOLDERS)
+            raise UsageError(f"{form} is a file.", received=f"{file.path}, a folder without pictures")
+        if holds_files:
+            file = _only_member(file, form)
+        form = form or form_of(file.name)
     if form not in FORMS:
-        raise UsageError(
-            "The form of the data must be known." if config.form else "The file's name must tell its form.",
-            received=config.form or str(file),
-            todo="Set data.form to one of: " + "; ".join(f"{name} ({item.summary})" for name, item in FORMS.items()),
-        )
-    if not file.member and file.path.is_dir():
-        raise UsageError(f"The form {form} is a file.", received=f"{file.path}, a folder")
+        raise _unknown(file, config)
     module = importlib.import_module(f"{__name__}.{FORMS[form].module}")
     source: Source = module.read(file, config, task)
     return source
+
+
+def _unknown(file: DataFile, config: DataConfig) -> UsageError:
+    return UsageError(
+        "The form of the data must be known." if config.form else "The file's name must tell its form.",
+        received=config.form or str(file),
+        todo="Set data.form to one of: " + "; ".join(f"{name} ({item.summary})" for name, item in FORMS.items()),
+    )
+
+
+def _form_inside(file: DataFile) -> str:
+    """The folder form that most files in a folder or archive have, or "" where most are something else."""
+    with DataFolder(file.path) as folder:
+        names = folder.names()
+    counts = {form: sum(_ends(name, FORMS[form].suffixes) for name in names) for form in _FOLDERS}
+    form = max(counts, key=lambda name: counts[name])
+    return form if 2 * counts[form] > len(names) else ""
 
 
 def _only_member(archive: DataFile, form: str) -> DataFile:
@@ -80,6 +108,9 @@ def _only_member(archive: DataFile, form: str) -> DataFile:
 
 
 def form_of(name: str) -> str:
-    """The form that a file name tells, or ""."""
-    stem = name.lower().removesuffix(".gz")
-    return next((form for form, item in FORMS.items() if stem.endswith(item.suffixes or ("\0",))), "")
+    """The form that a single file's name tells, or ""."""
+    return next((form for form, item in FORMS.items() if not item.folder and _ends(name, item.suffixes)), "")
+
+
+def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
+    return bool(suffixes) and name.lower().removesuffix(".gz").endswith(suffixes)

@@ -1,0 +1,160 @@
+"""Pictures in folders, or in a zip archive of such folders: one folder a class.
+
+    photos/CLASS/*.jpg                      parts are cut
+    photos/{train,test}/CLASS/*.jpg         parts as they are; `validation` (val, valid) too where it is there
+
+Files whose name starts with a dot are left alone. A file that is no whole picture is left out and named in the notes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from edge_dl.data import pictures
+from edge_dl.data.dataset import Split
+from edge_dl.data.files import DataFile, DataFolder
+from edge_dl.data.source import Source
+from edge_dl.errors import UsageError
+from edge_dl.recipe import DataConfig, Task
+
+PARTS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "validation": "validation", "valid": "validation", "val": "validation",
+}  # fmt: skip
+# Pictures of several sizes become squares of at most this side: networks for phones look at 224 pixels and fewer.
+LARGEST_SIDE = 256
+# As they come they may be larger: a camera's own frames are what the device will feed.
+LARGEST_FRAME = 640
+NAMED = 3  # broken files that a note names
+
+
+def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
+    """Read folders of pictures as `image` (samples, height, width, 3) uint8 with `label`, classes in order of name.
+
+    All pictures become one size, what the camera will give: `data.size` where it is set; else as they come where all
+    are alike; else a square of their median short side, at most 256.
+
+    Raises:
+        UsageError: there are no pictures, no folder a class, or a class without a whole picture; or the task has no use
+            for classes.
+    """
+    if task is not Task.CLASSIFICATION:
+        raise UsageError("Folders of pictures are data for classification.", received=task.value if task else "no task")
+    with DataFolder(file.path) as folder:
+        files = sorted(name for name in folder.names() if pictures.is_picture(name))
+        placed = _places(files, folder)
+        sizes, broken = _each(lambda name: pictures.picture_size(folder.content(name)), files)
+        size = _size(config, list(sizes.values()), folder)
+        arrays, cut_off = _each(lambda name: pictures.decode(folder.content(name), size), list(sizes))
+        broken |= cut_off
+    whole = [name for name in files if name in arrays]
+    if not whole:
+        raise _none_whole(folder, broken)
+    labels = tuple(sorted({placed[name][1] for name in files}))
+    parts: dict[str, Split] = {}
+    for part in dict.fromkeys(placed[name][0] for name in whole):
+        names = [name for name in whole if placed[name][0] == part]
+        x = np.stack([arrays.pop(name) for name in names])
+        y = np.array([labels.index(placed[name][1]) for name in names], np.int32)
+        parts[part] = Split({"image": x}, {"label": y}, np.array([files.index(name) for name in names]))
+    notes = _notes(sizes, size, broken)
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        notes.append("The source has no test part: its validation part is the test part.")
+    if "test" not in parts:
+        parts = {"all": parts.get("all", parts.get("train"))}  # type: ignore[dict-item]
+    return Source(file.path.stem, parts, labels=labels, source=str(file.path), notes=tuple(notes))
+
+
+def _places(files: Sequence[str], folder: DataFolder) -> dict[str, tuple[str, str]]:
+    """Part ("all" where there are none) and class of each picture, by its path."""
+    if not files:
+        raise UsageError(
+            "A folder of pictures must hold pictures.",
+            received=f"{folder.path} without {', '.join(pictures.SUFFIXES)} files",
+        )
+    paths = {name: name.split("/") for name in files}
+    # An archive often holds everything in one folder of its own name.
+    while all(len(path) > 2 for path in paths.values()) and len({path[0] for path in paths.values()}) == 1:
+        if next(iter(paths.values()))[0].lower() in PARTS:
+            break
+        paths = {name: path[1:] for name, path in paths.items()}
+    parted = all(path[0].lower() in PARTS and len(path) > 2 for path in paths.values())
+    placed = {
+        name: (PARTS[path[0].lower()], path[1]) if parted else ("all", path[0])
+        for name, path in paths.items()
+        if len(path) > (2 if parted else 1)
+    }
+    loose = [name for name in files if name not in placed]
+    if loose:
+        raise UsageError(
+            "Pictures must lie in one folder a class.",
+            received=f"{len(loose)} of {len(files)} directly in {folder.path}, such as {loose[0]}",
+            todo="Make a folder for each class, perhaps inside train/ and test/.",
+        )
+    if not parted and {path[0].lower() for path in paths.values()} & {"train", "test"}:
+        names = ", ".join(sorted({path[0] for path in paths.values()})[:8])
+        raise UsageError(
+            "Either all pictures lie in train/, test/ and validation/, or none does.", received=f"folders {names}"
+        )
+    return placed
+
+
+def _size(config: DataConfig, sizes: Sequence[tuple[int, int]], folder: DataFolder) -> tuple[int, int]:
+    if config.size:
+        if len(config.size) != 2 or min(config.size) < 1:
+            raise UsageError("data.size must be height,width in pixels.", received=str(config.size))
+        return config.size[0], config.size[1]
+    if not sizes:
+        return 1, 1  # No picture is whole, which the caller says.
+    if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_FRAME:
+        return sizes[0]
+    side = min(LARGEST_SIDE, int(np.median([min(size) for size in sizes])))
+    return side, side
+
+
+def _each(work, names):  # type: ignore[no-untyped-def]
+    """What `work` gives for each name, and what is wrong with those where it refuses."""
+
+    def attempt(name: str) -> tuple[str, object, str]:
+        try:
+            return name, work(name), ""
+        except UsageError as error:
+            return name, None, error.received or error.rule
+
+    # Pillow decodes without holding Python's lock.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = list(pool.map(attempt, names))
+    return (
+        {name: value for name, value, wrong in found if value is not None},
+        {name: wrong for name, value, wrong in found if value is None},
+    )
+
+
+def _none_whole(folder: DataFolder, broken: dict[str, str]) -> UsageError:
+    name, wrong = next(iter(broken.items()))
+    return UsageError(
+        "A folder of pictures must hold whole pictures.",
+        received=f"{folder.path}: {len(broken)} files, none whole; {name}: {wrong}",
+    )
+
+
+def _notes(sizes: dict[str, tuple[int, int]], size: tuple[int, int], broken: dict[str, str]) -> list[str]:
+    notes = []
+    found = Counter(sizes.values())
+    if set(found) != {size}:
+        (height, width), _ = found.most_common(1)[0]
+        others = f" and {len(found) - 1} other sizes" if len(found) > 1 else ""
+        notes.append(
+            f"Pictures of {width}x{height}{others} were scaled and cut at the middle to {size[1]}x{size[0]} pixels."
+        )
+    if broken:
+        shown = "; ".join(f"{name} ({wrong})" for name, wrong in list(broken.items())[:NAMED])
+        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        notes.append(f"{len(broken)} files are no whole pictures and were left out: {shown}{more}.")
+    return notes
