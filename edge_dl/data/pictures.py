@@ -1,7 +1,7 @@
 """From a picture file to the pixels that a camera would give: upright, RGB, of one size.
 
-JPEG, PNG, WebP, BMP, GIF (its first frame) and TIFF, read by Pillow. What the camera noted about its own rotation (EXIF)
-is applied; transparent places become white; grey becomes RGB.
+JPEG, PNG, WebP, BMP, GIF (its first frame) and TIFF, read by Pillow. What the camera noted about its own rotation
+(EXIF) is applied; transparent places become white; grey becomes RGB.
 """
 
 from __future__ import annotations
