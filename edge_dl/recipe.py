@@ -139,7 +139,33 @@ class ImageConfig:
     family: str = "image"
 
 
-Network = RecurrentConfig | ImageConfig
+@dataclass(frozen=True)
+class TransferConfig:
+    """A backbone trained on many pictures, with a new head: uint8 pictures in, everything else inside the graph.
+
+    Attributes:
+        backbone: a name from `edge_dl.models.transfer.BACKBONES`, such as "mobilenet" or "mobilenet_v2".
+        alpha: width of the backbone: its factor on every layer's channels.
+        size: side in pixels that pictures are resized to in the graph; 0: as they come.
+        weights: "imagenet" (downloaded by Keras), a weights file of the backbone without its top, or "none" (trained
+            from the start).
+        dense: units of a hidden dense layer before the head; 0: none.
+        dropout: dropout before the head.
+        l2: L2 penalty on the head's kernels.
+        family: tells this kind of network from others in a run's record.
+    """
+
+    backbone: str = "mobilenet"
+    alpha: float = 1.0
+    size: int = 224
+    weights: str = "imagenet"
+    dense: int = 0
+    dropout: float = 0.2
+    l2: float = 0.0
+    family: str = "transfer"
+
+
+Network = RecurrentConfig | ImageConfig | TransferConfig
 """What a recipe says of its model; `family` tells which it is."""
 
 
@@ -164,8 +190,16 @@ class TrainingConfig:
         gain: standard deviation of a random factor around 1 on each feature of a training sample.
         rotation: standard deviation, in radians, of a random rotation of a training sample whose features are
             three-axis sensors, one after the other.
+        zoom: random cut of a training picture, at least 1 - zoom of each side, scaled back to the full size.
+        brightness: largest random change of a training picture's brightness, as a share of the full range.
+        contrast: largest random change of a training picture's contrast, as a share of it.
         shift: random shift of a training picture, at most this share of its side; what comes in repeats the edge.
         flip: turn every other training picture around, left to right.
+        balance: weigh training samples so that every class counts the same.
+        fine_tune_epochs: epochs of a second phase that trains the last layers of a pretrained backbone too (transfer
+            learning only); in the first phase the backbone is frozen.
+        fine_tune_layers: layers of the backbone that the second phase trains, counted from its end.
+        fine_tune_rate: (peak) learning rate of the second phase.
         mixed_precision: train in float16/bfloat16 where the device is fast at it.
         use_validation: train on the validation part too, once the settings are chosen; there are no validation curves
             then, and no early stopping.
@@ -190,8 +224,15 @@ class TrainingConfig:
     noise: float = 0.0
     gain: float = 0.0
     rotation: float = 0.0
+    zoom: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
     shift: float = 0.0
     flip: bool = False
+    balance: bool = False
+    fine_tune_epochs: int = 0
+    fine_tune_layers: int = 0
+    fine_tune_rate: float = 1e-4
     mixed_precision: bool = False
     use_validation: bool = False
     seed: int = 0

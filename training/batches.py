@@ -5,7 +5,9 @@ So a resumed run sees exactly the batches that an uninterrupted one would have s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +52,24 @@ class Arrays:
         )
 
 
+def balanced(arrays: Arrays, output: str) -> Arrays:
+    """`arrays` with every answer weighed by its class: each class counts the same in total, all answers 1 on average.
+
+    Raises:
+        UsageError: the output's targets are no classes.
+    """
+    target = arrays.y[output]
+    if target.dtype.kind not in "iu":
+        raise UsageError("training.balance needs classes.", received=f"targets of type {target.dtype}")
+    counts = np.bincount(target.ravel())
+    each = np.divide(target.size, counts * np.count_nonzero(counts), out=np.zeros(len(counts)), where=counts > 0)
+    weight = each.astype(np.float32)[target]
+    before = (arrays.weight or {}).get(output)
+    if before is not None:
+        weight = weight * before.reshape(*before.shape, *(1,) * (weight.ndim - before.ndim))
+    return Arrays(arrays.x, arrays.y, {**(arrays.weight or {}), output: weight})
+
+
 def training_rows(config: TrainingConfig, count: int, epoch: int) -> np.ndarray:
     """Rows of each step of epoch `epoch` (from 0), (steps, batch) int32.
 
@@ -81,7 +101,8 @@ class Augmentation:
     """Random changes of inputs during training, drawn anew each epoch.
 
     Args:
-        config: `noise`, `gain` and `rotation` of float inputs, `shift` and `flip` of pictures; all 0: nothing to do.
+        config: `noise`, `gain` and `rotation` of float inputs; `zoom`, `brightness`, `contrast`, `shift` and `flip` of
+            pictures; all 0: nothing to do.
         dataset: gives each feature's deviation, from its training part.
 
     Raises:
@@ -91,8 +112,8 @@ class Augmentation:
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
         self._config = config
         self._deviation: dict[str, np.ndarray] = {}
-        moved = config.shift or config.flip
-        self._pictures = [name for name, array in dataset.train.x.items() if moved and array.ndim == 4]
+        changed = config.shift or config.flip or config.zoom or config.brightness or config.contrast
+        self._pictures = [name for name, array in dataset.train.x.items() if changed and array.ndim == 4]
         if not (config.noise or config.gain or config.rotation):
             return
         for name, array in dataset.train.x.items():
@@ -114,7 +135,12 @@ class Augmentation:
         rng = np.random.default_rng([self._config.seed, epoch, _NOISE])
         x = dict(arrays.x)
         for name in self._pictures:
-            x[name] = move_pictures(x[name], self._config.shift, self._config.flip, rng)
+            if self._config.zoom:
+                x[name] = cut_pictures(x[name], self._config.zoom, rng)
+            if self._config.brightness or self._config.contrast:
+                x[name] = light_pictures(x[name], self._config.brightness, self._config.contrast, rng)
+            if self._config.shift or self._config.flip:
+                x[name] = move_pictures(x[name], self._config.shift, self._config.flip, rng)
         for name, deviation in self._deviation.items():
             x[name] = self._change(x[name], deviation, rng)
         return Arrays(x, arrays.y, arrays.weight)
@@ -151,6 +177,48 @@ def move_pictures(pictures: np.ndarray, shift: float, flip: bool, rng: np.random
     columns = np.clip(np.arange(width)[None, :] - right[:, None], 0, width - 1)
     columns[mirrored] = columns[mirrored, ::-1]
     return pictures[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cut_pictures(pictures: np.ndarray, zoom: float, rng: np.random.Generator) -> np.ndarray:
+    """A random cut of each picture (samples, height, width, channels) uint8, scaled back to the full size.
+
+    Args:
+        zoom: each side keeps at least 1 - `zoom` of its length, both the same share.
+    """
+    from PIL import Image
+
+    count, height, width, channels = pictures.shape
+    kept = 1 - zoom * rng.random(count)
+    left, top = rng.random((2, count)) * (1 - kept)
+    cut = np.empty_like(pictures)
+
+    def work(number: int) -> None:
+        box = (left[number] * width, top[number] * height,
+               (left[number] + kept[number]) * width, (top[number] + kept[number]) * height)  # fmt: skip
+        grey = channels == 1
+        picture = Image.fromarray(pictures[number, ..., 0] if grey else pictures[number])
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        cut[number] = resized[..., None] if grey else resized
+
+    # Pillow works without holding Python's lock.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(work, range(count)):
+            pass
+    return cut
+
+
+def light_pictures(pictures: np.ndarray, brightness: float, contrast: float, rng: np.random.Generator) -> np.ndarray:
+    """Pictures (samples, height, width, channels) uint8 in other light.
+
+    Args:
+        brightness: largest change, as a share of the full range.
+        contrast: largest change of the distance from middle grey, as a share of it.
+    """
+    count = len(pictures)
+    factor = 1 + contrast * rng.uniform(-1, 1, (count, 1))
+    added = 255 * brightness * rng.uniform(-1, 1, (count, 1))
+    tables = np.clip(np.rint((np.arange(256) - 127.5) * factor + 127.5 + added), 0, 255).astype(np.uint8)
+    return np.stack([table[picture] for table, picture in zip(tables, pictures, strict=True)])
 
 
 def random_rotations(count: int, deviation: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from edge_dl.recipe import ChecksConfig, DataConfig, ImageConfig, Recipe, RecurrentConfig, Task, TrainingConfig
+from edge_dl.recipe import (
+    ChecksConfig,
+    DataConfig,
+    ImageConfig,
+    Recipe,
+    RecurrentConfig,
+    Task,
+    TrainingConfig,
+    TransferConfig,
+)
 
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)
@@ -75,6 +84,28 @@ RECIPES: dict[str, Recipe] = {
             DataConfig("digits", input="image"),
             ImageConfig("resnet8", l2=1e-4),
             TrainingConfig(epochs=30, batch_size=32, schedule="cosine", learning_rate=2e-3, shift=0.1),
+        ),
+        Recipe(
+            "mobilenet",
+            "Transfer learning: a MobileNet with a new head for your own pictures, --data photos/",
+            Task.CLASSIFICATION,
+            DataConfig("", input="image"),
+            TransferConfig("mobilenet", alpha=0.5, size=160),
+            TrainingConfig(
+                epochs=12,
+                batch_size=32,
+                schedule="cosine",
+                learning_rate=2e-3,
+                label_smoothing=0.1,
+                zoom=0.3,
+                brightness=0.15,
+                contrast=0.2,
+                flip=True,
+                balance=True,
+                fine_tune_epochs=15,
+                fine_tune_layers=20,
+                fine_tune_rate=5e-4,
+            ),
         ),
     )
 }

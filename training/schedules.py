@@ -90,8 +90,13 @@ def check_settings(config: TrainingConfig) -> None:
     for key in ("epochs", "batch_size", "plateau"):
         if getattr(config, key) < 1:
             raise UsageError(f"training.{key} must be at least 1.", received=str(getattr(config, key)))
-    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
-        raise UsageError("training.learning_rate must be above 0.", received=str(config.learning_rate))
+    for key in ("learning_rate", "fine_tune_rate"):
+        rate = getattr(config, key)
+        if not (rate > 0 and math.isfinite(rate)):
+            raise UsageError(f"training.{key} must be above 0.", received=str(rate))
+    for key in ("zoom", "brightness", "contrast", "shift"):
+        if not 0 <= getattr(config, key) < 1:
+            raise UsageError(f"training.{key} must be at least 0 and below 1.", received=str(getattr(config, key)))
     for key in (
         "warmup",
         "weight_decay",
@@ -99,6 +104,8 @@ def check_settings(config: TrainingConfig) -> None:
         "clip_value",
         "patience",
         "noise",
+        "fine_tune_epochs",
+        "fine_tune_layers",
         "steps_per_execution",
         "seed",
     ):

@@ -31,8 +31,9 @@ from edge_dl.training.backend import (
     select_backend,
     set_seed,
 )
-from edge_dl.training.batches import Arrays, Augmentation, evaluation_rows, training_rows
+from edge_dl.training.batches import Arrays, Augmentation, balanced, evaluation_rows, training_rows
 from edge_dl.training.checkpoint import Checkpoint
+from edge_dl.training.phases import Phase, phases
 
 Build = Callable[[Task, Network, Dataset], Any]
 # A call of the backend cannot be interrupted or watched: calls are sized to take about so long.
@@ -99,10 +100,6 @@ class _Training:
     ) -> None:
         import keras
 
-        from edge_dl.training.loops import make_loop
-        from edge_dl.training.objectives import loss_and_metrics
-        from edge_dl.training.schedules import make_optimizer
-
         self.recipe, self.config, self.dataset, self.progress = recipe, recipe.training, dataset, progress
         self.folder, self.backend, self.device, self.make = folder, backend, device, build
         self.output = next(iter(dataset.train.y))
@@ -110,16 +107,34 @@ class _Training:
         self.validation = None if self.config.use_validation else Arrays.of(dataset.validation)
         if self.config.use_validation:
             self.training = Arrays.joined(dataset.train, dataset.validation)
+        if self.config.balance:
+            self.training = balanced(self.training, self.output)
+        self.phases = phases(recipe)
+        self.epochs = self.phases[-1].last
         self.steps = len(training_rows(self.config, len(self.training), 0))
         self.precision = choose_precision(self.config.mixed_precision, backend, device)
         if self.config.mixed_precision and self.precision == "float32":
             progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
 
         self.model = self._build(self.precision)
-        self.loss, metrics = loss_and_metrics(recipe.task, self.config, dataset, self.output)
+        self.keras = keras
+        self._enter(self.phases[0])
+
+    def _enter(self, phase: Phase) -> None:
+        """Start a phase: other layers train, with an optimizer of their own."""
+        from edge_dl.training.loops import make_loop
+        from edge_dl.training.objectives import loss_and_metrics
+        from edge_dl.training.schedules import make_optimizer
+
+        self.phase = phase
+        if phase.unfrozen is not None:
+            from edge_dl.models.transfer import unfreeze
+
+            unfreeze(self.model, phase.unfrozen)
+        self.loss, metrics = loss_and_metrics(self.recipe.task, self.config, self.dataset, self.output)
         # `jit_compile` concerns Keras' own `fit`; the loop compiles for itself.
         self.model.compile(
-            make_optimizer(self.config, self.steps),
+            make_optimizer(phase.config, self.steps),
             loss={self.output: self.loss},
             metrics={self.output: metrics},
             jit_compile=False,
@@ -128,15 +143,14 @@ class _Training:
         time_steps = max(array.shape[1] if array.ndim in (2, 3) else 1 for array in self.training.x.values())
         xla = choose_xla(
             self.config.jit_compile,
-            backend,
-            device,
+            self.backend,
+            self.device,
             time_steps=time_steps,
             random=_draws(self.model),
-            updates=self.config.epochs * self.steps,
+            updates=self.epochs * self.steps,
         )
-        sample = Arrays.of(dataset.train.take(np.arange(min(2, len(dataset.train)))))
-        self.loop = make_loop(self.model, backend, xla, sample)
-        self.keras = keras
+        sample = Arrays.of(self.dataset.train.take(np.arange(min(2, len(self.dataset.train)))))
+        self.loop = make_loop(self.model, self.backend, xla, sample)
 
     def run(self, resume: bool) -> None:
         """Train, from the last checkpoint where there is one, and write everything."""
@@ -157,7 +171,7 @@ class _Training:
         # How many steps a call runs changes nothing; more epochs change only what a cosine does.
         del training["steps_per_execution"]
         if self.config.schedule != "cosine":
-            del training["epochs"]
+            del training["epochs" if len(self.phases) == 1 else "fine_tune_epochs"]
         return digest(
             {
                 "name": self.recipe.name,
@@ -194,9 +208,16 @@ class _Training:
             batches = evaluation_rows(len(self.validation), widest(self.model))
             checks = [(self.loop.place(self.validation), batches)]
         saved = time.monotonic()
-        with self.progress.step(f"Training {self.recipe.name}", self.config.epochs * self.steps) as bar:
+        with self.progress.step(f"Training {self.recipe.name}", self.epochs * self.steps) as bar:
             bar.advance(state.epoch * self.steps)
-            while state.epoch < self.config.epochs and not self._stale(state):
+            while state.epoch < self.epochs:
+                if self._stale(state):
+                    # What is left of this phase; the next one may still find better weights.
+                    bar.advance((self.phase.last - state.epoch) * self.steps)
+                    state.epoch = self.phase.last
+                    continue
+                if state.epoch >= self.phase.last:
+                    self._next_phase(state)
                 started = time.perf_counter()
                 self._set_learning_rate(state)
                 rows = training_rows(self.config, len(self.training), state.epoch)
@@ -218,10 +239,20 @@ class _Training:
                 state.history.append(entry)
                 self._watch(state, results)
                 log({name: value for name, value in entry.items() if name != "epoch"}, state.epoch)
-                last = state.epoch == self.config.epochs or self._stale(state)
+                last = state.epoch == self.epochs or self._stale(state)
                 if last or time.monotonic() - saved >= _SECONDS_BETWEEN_CHECKPOINTS:
                     self._save(state)
                     saved = time.monotonic()
+
+    def _next_phase(self, state: Checkpoint) -> None:
+        if state.best:
+            self.model.set_weights(state.best)
+        state.state |= {"plateau": 0, "rate_factor": 1.0}
+        self._enter(self._phase_of(state.epoch))
+
+    def _phase_of(self, epoch: int) -> Phase:
+        """The phase that trains epoch `epoch`, from 0."""
+        return next(phase for phase in self.phases if epoch < phase.last)
 
     def _train_epoch(self, data: Any, rows: np.ndarray, epoch: int, bar: Step) -> dict[str, float]:
         from edge_dl.training.objectives import readable
@@ -286,12 +317,14 @@ class _Training:
 
     def _stale(self, state: Checkpoint) -> bool:
         patience = self.config.patience
-        return bool(patience) and state.epoch - state.state.get("best_epoch", state.epoch) >= patience
+        best = max(state.state.get("best_epoch", state.epoch), self.phase.first)
+        return bool(patience) and self.phase.first <= state.epoch < self.phase.last and state.epoch - best >= patience
 
     def _set_learning_rate(self, state: Checkpoint) -> None:
         if self.config.schedule == "plateau":
-            warm = min(1.0, (state.epoch + 1) / max(1, self.config.warmup))
-            rate = self.config.learning_rate * state.state.get("rate_factor", 1.0) * warm
+            config = self.phase.config
+            warm = min(1.0, (state.epoch - self.phase.first + 1) / max(1, config.warmup))
+            rate = config.learning_rate * state.state.get("rate_factor", 1.0) * warm
             self.model.optimizer.learning_rate = rate
 
     def _variables(self) -> list[Any]:
@@ -319,6 +352,9 @@ class _Training:
         if state.fingerprint != self.fingerprint:
             self.progress.say("The checkpoint is of other settings or data: training anew")
             return None
+        if state.epoch:
+            # Optimizer and order of variables are those of the phase that wrote it, also at its very end.
+            self._enter(self._phase_of(state.epoch - 1))
         for variables, values in (
             (self._variables(), state.variables),
             (self.model.optimizer.variables, state.optimizer),
@@ -330,7 +366,7 @@ class _Training:
             variable.assign(value)
         for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
             variable.assign(value)
-        self.progress.say(f"Going on after epoch {state.epoch} of {self.config.epochs}")
+        self.progress.say(f"Going on after epoch {state.epoch} of {self.epochs}")
         return state
 
     def _gradient_flow(self) -> list[float]:
@@ -372,7 +408,7 @@ class _Training:
             model.save(temporary)
         seconds = sum(entry["seconds"] for entry in state.history)
         samples = self.steps * min(self.config.batch_size, len(self.training)) * len(state.history)
-        facts = {
+        facts: dict[str, Any] = {
             "backend": f"{self.backend} {backend_version(self.backend)}",
             "device": str(self.device),
             "precision": self.precision,
@@ -381,6 +417,8 @@ class _Training:
             "samples_per_second": round(samples / max(seconds, 1e-9), 1),
             "input_share": round(sum(entry["input_seconds"] for entry in state.history) / max(seconds, 1e-9), 4),
         }
+        if len(self.phases) > 1:
+            facts["phases"] = [{"name": phase.name, "epochs": phase.last - phase.first} for phase in self.phases]
         write_json(self.folder / "history.json", {"epochs": state.history, **facts})
         flow = {"untrained": state.state["untrained"], "trained": self._gradient_flow()}
         if steps := list(range(len(flow["untrained"]))):

@@ -51,6 +51,9 @@ Runtime = Annotated[
         help="Make variants that load there, e.g. tflite-runtime==2.14.0; see `check`.",
     ),
 ]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="FILE", help="Backbone weights from a file, for transfer learning.")
+]
 What = Annotated[str, typer.Argument(help="A recipe, a run folder, or a model: .keras, .h5, SavedModel, .tflite.")]
 
 
@@ -87,6 +90,7 @@ def run(
     task: TaskOption = "",
     custom: Custom = None,
     unsafe: Unsafe = False,
+    weights: Weights = "",
     runtime: Runtime = "",
     on: On = None,
     samples: Samples = None,
@@ -98,7 +102,9 @@ def run(
     from edge_dl.cli import compatibility, stages, targets, workflow
 
     asked = targets.read_asked(on, samples, time_limit)
-    settings = compatibility.with_runtime(runtime, set)
+    settings = compatibility.with_runtime(
+        runtime, workflow.with_options(set, {"model.weights": workflow.absolute(weights)})
+    )
     with workflow.open_run(what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
         workflow.do(folder, workflow.STAGES, ConsoleProgress(), force=force)
         if asked:
@@ -118,13 +124,16 @@ def _stage_command(name: str, summary: str) -> None:
         task: TaskOption = "",
         custom: Custom = None,
         unsafe: Unsafe = False,
+        weights: Weights = "",
         runtime: Runtime = "",
         force: Force = False,
         json: Json = False,
     ) -> None:
         from edge_dl.cli import compatibility, workflow
 
-        settings = compatibility.with_runtime(runtime, set)
+        settings = compatibility.with_runtime(
+            runtime, workflow.with_options(set, {"model.weights": workflow.absolute(weights)})
+        )
         with workflow.open_run(
             what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe
         ) as folder:

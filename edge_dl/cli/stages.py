@@ -75,6 +75,7 @@ def run_train(folder: RunFolder, progress: Progress, *, force: bool = False) -> 
         "data": _dataset(folder)["sha256"],
         "model": to_json(recipe.model),
         "training": to_json(recipe.training),
+        "weights": _fingerprint(getattr(recipe.model, "weights", "")),
     }
     entry = folder.record["stages"].get("train", {})
     resume = not force and entry.get("status") in ("running", "interrupted", "failed") and _same(entry, inputs)

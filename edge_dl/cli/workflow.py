@@ -116,6 +116,21 @@ def _guess_task(data: str) -> Task:
     return Task.REGRESSION
 
 
+def with_options(settings: list[str] | None, options: Mapping[str, str]) -> list[str]:
+    """`--set` texts with what options of their own mean put in front, so that a `--set` of the same key wins.
+
+    Args:
+        settings: what `--set` gave.
+        options: values by recipe key; empty ones were not given.
+    """
+    return [*(f"{key}={value}" for key, value in options.items() if value), *(settings or ())]
+
+
+def absolute(path: str) -> str:
+    """A file's path that stays right when a run goes on from another folder; "" stays ""."""
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:
     """`key=value` texts as a mapping.
 

@@ -36,7 +36,9 @@ def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Prog
 
 def _check(config: DataConfig) -> None:
     if not config.source:
-        raise UsageError("Data must be named.", todo="Name a set from `edge-dl data list`, or a file.")
+        raise UsageError(
+            "Data must be named.", todo="Give --data: a set from `edge-dl data list`, a file, or a folder of pictures."
+        )
     if config.input not in INPUTS:
         raise UsageError("data.input must be sequence, image or empty.", received=config.input)
     for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples"):

@@ -7,20 +7,22 @@ import math
 import keras
 
 from edge_dl.data.dataset import Dataset
-from edge_dl.models import images, recurrent
-from edge_dl.recipe import ImageConfig, Network, Task
+from edge_dl.models import images, recurrent, transfer
+from edge_dl.recipe import ImageConfig, Network, Task, TransferConfig
 
 
 def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
     """A network for `task`, shaped for `dataset`, with scaling fitted on its training part.
 
-    See `edge_dl.models.recurrent.build` and `edge_dl.models.images.build`.
+    See `edge_dl.models.recurrent.build`, `edge_dl.models.images.build` and `edge_dl.models.transfer.build`.
 
     Raises:
         UsageError: a setting is unknown, out of range or does not fit the task, or the data does not fit it.
     """
     if isinstance(config, ImageConfig):
         return images.build(task, config, dataset)
+    if isinstance(config, TransferConfig):
+        return transfer.build(task, config, dataset)
     return recurrent.build(task, config, dataset)
 
 

@@ -106,9 +106,8 @@ def _penalty(config: ImageConfig) -> Any:
     return keras.regularizers.L2(config.l2) if config.l2 else None
 
 
-def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
-    one_of("model.network", config.network, NETWORKS)
-    one_of("model.pooling", config.pooling, POOLINGS)
+def check_pictures(task: Task, dataset: Dataset) -> None:
+    """Raises UsageError where the task is not classification, or the data holds no pictures."""
     if task is not Task.CLASSIFICATION:
         raise UsageError("An image network classifies.", received=f"task {task.value}")
     array = dataset.train.x.get(INPUT)
@@ -119,6 +118,12 @@ def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
             received=received,
             todo="For arrays without a channel axis set data.input=image.",
         )
+
+
+def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
+    one_of("model.network", config.network, NETWORKS)
+    one_of("model.pooling", config.pooling, POOLINGS)
+    check_pictures(task, dataset)
     if config.filters and min(config.filters) < 1:
         raise UsageError("model.filters must be at least 1.", received=str(config.filters))
     below_one(config, "dropout")

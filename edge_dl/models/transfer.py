@@ -1,0 +1,159 @@
+"""Transfer learning: a backbone that was trained on many pictures, with a new head.
+
+A network takes `image` (batch, height, width, channels) uint8 as the camera gives it and gives `label` (batch, classes)
+probabilities. Cut to a square, cast, resize and scaling are in the graph. The backbone's layers stand in the model
+itself, not in a model inside it: quantizers and pruners find them by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from edge_dl.data.dataset import Dataset, output_name
+from edge_dl.errors import StageError, UsageError
+from edge_dl.models.heads import classify
+from edge_dl.models.images import INPUT, check_pictures
+from edge_dl.models.settings import below_one, not_negative, one_of
+from edge_dl.recipe import Task, TransferConfig
+
+FEATURES = "features"
+IMAGENET, NONE = "imagenet", "none"
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    # Howard et al. 2017; Sandler et al. 2018; Howard et al. 2019.
+    "mobilenet": keras.applications.MobileNet,
+    "mobilenet_v2": keras.applications.MobileNetV2,
+    "mobilenet_v3_small": keras.applications.MobileNetV3Small,
+    "mobilenet_v3_large": keras.applications.MobileNetV3Large,
+}
+
+
+def build(task: Task, config: TransferConfig, dataset: Dataset) -> keras.Model:
+    """A backbone with its weights and a new head, shaped for `dataset`.
+
+    Args:
+        task: classification.
+        config: backbone, weights and head.
+        dataset: gives the pictures' size and the classes.
+
+    Raises:
+        UsageError: a setting is unknown or out of range, the weights' file is not there or is another backbone's, or
+            the data holds no pictures.
+        StageError: weights could not be downloaded.
+    """
+    _check(task, config, dataset)
+    pictures = dataset.train.x[INPUT]
+    inputs = keras.Input(pictures.shape[1:], dtype=pictures.dtype.name, name=INPUT)
+    h = _backbone(_prepare(inputs, config), config)
+    h = keras.layers.GlobalAveragePooling2D(name=FEATURES)(h)
+    penalty = keras.regularizers.L2(config.l2) if config.l2 else None
+    if config.dense:
+        h = keras.layers.Dense(config.dense, activation="relu", kernel_regularizer=penalty, name="dense")(h)
+    if config.dropout:
+        h = keras.layers.Dropout(config.dropout, name="dropout")(h)
+    name = output_name(task)
+    return keras.Model({INPUT: inputs}, {name: classify(h, len(dataset.labels), name, penalty)}, name=config.backbone)
+
+
+def is_pretrained(config: TransferConfig) -> bool:
+    """Whether the backbone comes with weights that are worth keeping at first."""
+    return config.weights != NONE
+
+
+def unfreeze(model: keras.Model, layers: int) -> None:
+    """Let the backbone's last `layers` layers with weights train, and no earlier ones; the head always does.
+
+    Batch normalization is left out and stays in inference mode: its statistics are of many more pictures than a user
+    has (https://keras.io/guides/transfer_learning/). 0 freezes the whole backbone.
+    """
+    names = [layer.name for layer in model.layers]
+    backbone = model.layers[: names.index(FEATURES)]
+    able = [layer for layer in backbone if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
+    chosen = set(map(id, able[max(0, len(able) - layers) :] if layers else ()))
+    for layer in backbone:
+        layer.trainable = id(layer) in chosen
+
+
+def _prepare(inputs: Any, config: TransferConfig) -> Any:
+    """(batch, height, width, 1 or 3) bytes -> (batch, size, size, 3) from -1 to 1, as the backbones were trained."""
+    height, width, channels = inputs.shape[1:]
+    h = inputs
+    side = min(height, width)
+    if height != width:
+        down, right = (height - side) // 2, (width - side) // 2
+        cut = ((down, height - side - down), (right, width - side - right))
+        h = keras.layers.Cropping2D(cut, name="crop")(h)
+    if config.size not in (0, side):
+        h = keras.layers.Resizing(config.size, config.size, name="resize")(h)
+    h = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescale")(h)
+    if channels == 1:
+        h = keras.layers.Concatenate(name="grey_to_rgb")([h, h, h])
+    return h
+
+
+def _backbone(h: Any, config: TransferConfig) -> Any:
+    make = BACKBONES[config.backbone]
+    settings: dict[str, Any] = {"alpha": config.alpha, "include_top": False}
+    if config.backbone.startswith("mobilenet_v3"):
+        settings["include_preprocessing"] = False  # Ours stands before it.
+    flat = make(input_tensor=h, input_shape=tuple(h.shape[1:]), weights=None, **settings)
+    if is_pretrained(config):
+        # A model of its own to read into: some weight files are read by the order of all layers.
+        plain = _read_weights(make, tuple(h.shape[1:]), config, settings)
+        flat.set_weights(plain.get_weights())
+    return flat.output
+
+
+def _read_weights(
+    make: Callable[..., keras.Model], shape: tuple[int, ...], config: TransferConfig, settings: dict[str, Any]
+) -> keras.Model:
+    if config.weights == IMAGENET:
+        try:
+            return make(input_shape=shape, weights=IMAGENET, **settings)
+        except ValueError as error:
+            raise UsageError(
+                f"{config.backbone} must have a size and a width that ImageNet weights are published for.",
+                received=f"model.size={config.size}, model.alpha={config.alpha} ({error})",
+            ) from None
+        except Exception as error:
+            # Keras' download raises a plain Exception for an address that cannot be reached.
+            raise StageError(
+                "ImageNet weights are downloaded, once, by Keras.",
+                stage="train",
+                received=f"{type(error).__name__}: {error}",
+                todo="Connect this machine, or fetch the file elsewhere and give it with --weights FILE.",
+            ) from error
+    model = make(input_shape=shape, weights=None, **settings)
+    try:
+        model.load_weights(config.weights)
+    except (ValueError, KeyError, OSError) as error:
+        raise UsageError(
+            f"The weights must be those of {config.backbone} with alpha {config.alpha:g}, without its top.",
+            received=f"{config.weights} ({str(error).splitlines()[0]})",
+            todo="Set model.backbone and model.alpha to what the file was saved from.",
+        ) from None
+    return model
+
+
+def _check(task: Task, config: TransferConfig, dataset: Dataset) -> None:
+    one_of("model.backbone", config.backbone, BACKBONES)
+    check_pictures(task, dataset)
+    channels = dataset.train.x[INPUT].shape[-1]
+    if channels not in (1, 3):
+        raise UsageError("A backbone takes grey or RGB pictures.", received=f"{channels} channels")
+    if not config.alpha > 0:
+        raise UsageError("model.alpha must be above 0.", received=str(config.alpha))
+    if config.weights not in (IMAGENET, NONE) and not Path(os.path.expanduser(config.weights)).is_file():
+        raise UsageError(
+            "Weights must be `imagenet`, `none` or an existing file.",
+            received=config.weights or "nothing",
+            todo="Give a .weights.h5 file of the backbone without its top: --weights FILE.",
+        )
+    if 0 < config.size < 32:
+        raise UsageError("model.size must be at least 32 pixels.", received=str(config.size))
+    below_one(config, "dropout")
+    not_negative(config, "dense", "size", "l2")
