@@ -36,7 +36,7 @@ CASES = {
     "digits-rnn": ("rnn", {}),
     "digits-lstm": ("lstm", {}),
     "digits-gru": ("gru", {}),
-    "text-lstm": ("language-model", {}),
+    "text-lstm": ("language-model", {"data.limit": 512}),
     "adding-gru-100": ("adding", {"data.samples": 2000}),
 }
 WINDOWS = ("rnn", "lstm", "gru")
@@ -48,7 +48,7 @@ def cases(data: Path | None) -> dict[str, Recipe]:
     found = {name: apply_overrides(RECIPES[recipe], settings) for name, (recipe, settings) in CASES.items()}
     if data is not None:
         for cell in WINDOWS:
-            found[f"windows-{cell}"] = apply_overrides(RECIPES[cell], {"data.source": str(data), "data.limit": 2048})
+            found[f"windows-{cell}"] = apply_overrides(RECIPES[cell], {"data.source": str(data), "data.limit": 1024})
     return found
 
 

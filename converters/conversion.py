@@ -250,6 +250,7 @@ def run_conversion(
     name: str = "model",
     task: str = "regression",
     labels: Sequence[str] = (),
+    threshold: float | None = None,
     limits: Mapping[str, Limits] | None = None,
     options: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -267,6 +268,7 @@ def run_conversion(
         name: the model's name in manifests.
         task: the task's name in manifests.
         labels: class names in output order.
+        threshold: similarity from which two embeddings are called the same, for manifests of an encoder.
         limits: parity limits by quantization name.
         options: fields of `quantization.QuantizationOptions`.
         force: make everything again.
@@ -307,7 +309,7 @@ def run_conversion(
             "folder": str(folder / spec.name),
             "golden": str(run / "export" / GOLDEN),
             "calibration": use,
-            "manifest": {"name": name, "task": task, "made_by": made_by},
+            "manifest": {"name": name, "task": task, "made_by": made_by, "threshold": threshold},
             "labels": list(labels),
             "limits": limit,
             "options": dict(options or {}),

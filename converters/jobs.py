@@ -158,7 +158,7 @@ def make_variant(
         folder: where the bundle goes; a bundle that is there already is replaced at the end.
         golden: .npz of golden samples.
         calibration: .npz of calibration samples; empty: none.
-        manifest: name, task and made_by.
+        manifest: name, task, made_by and, for an encoder, threshold.
         labels: class names.
         limits: parity limits.
         options: fields of `QuantizationOptions`.
@@ -199,6 +199,7 @@ def make_variant(
                 limits=Limits(**limits),
                 made_by={**manifest["made_by"], "tool": result.tool},
                 min_runtime_version=result.min_runtime_version,
+                threshold=manifest.get("threshold"),
             ),
             golden_inputs={name[3:]: array for name, array in members.items() if name.startswith("in/")},
             golden_outputs={name[4:]: array for name, array in members.items() if name.startswith("out/")},

@@ -128,6 +128,7 @@ class Manifest:
     labels: str | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
     min_runtime_version: str = ""
+    threshold: float | None = None  # similarity of two embeddings from which they are called the same
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -138,6 +139,8 @@ class Manifest:
             del value["sequence"]
         if self.labels is None:
             del value["labels"]
+        if self.threshold is None:
+            del value["threshold"]
         return {"format": value.pop("format"), **value}
 
 
@@ -274,6 +277,7 @@ def parse_manifest(value: Any) -> Manifest:
         labels=labels,
         made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
         min_runtime_version=_text(fields.get("min_runtime_version", ""), "min_runtime_version", empty=True),
+        threshold=None if fields.get("threshold") is None else _number(fields["threshold"], "threshold"),
         files=files,
     )
 

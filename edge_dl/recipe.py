@@ -29,6 +29,7 @@ class Task(str, Enum):
     REGRESSION = "regression"  # one number vector a sequence
     FORECAST = "forecast"  # the next `horizon` steps of a series
     LANGUAGE_MODEL = "language-model"  # the next token, at every step
+    EMBEDDING = "embedding"  # a vector of length 1: what is alike lies close
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,43 @@ class TrainingConfig:
     jit_compile: str = "auto"
 
 
+class Method(str, Enum):
+    """How training makes a model smaller."""
+
+    PRUNE = "prune"  # weights to zero
+    CLUSTER = "cluster"  # few different weights
+    QAT = "qat"  # quantization-aware training: int8, with training that knows of it
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """Training that makes a trained model smaller, through tensorflow-model-optimization.
+
+    Attributes:
+        methods: any of prune, cluster and qat, done in this order, each keeping what those before it reached: prune and
+            qat together are PQAT, cluster and qat CQAT, all three PCQAT. Empty: none.
+        sparsity: share of the weights that pruning sets to zero.
+        schedule: "constant" (at once) or "polynomial" (more and more; Zhu & Gupta 2017).
+        begin: share of the pruning's steps before the first weight is set to zero.
+        end: share of the pruning's steps after which the sparsity is reached (polynomial).
+        clusters: different values that a kernel may have after clustering.
+        epochs: epochs of each method.
+        learning_rate: at first; falls to zero over each method's epochs, by half a cosine; 0: a tenth of
+            training.learning_rate.
+        skip: names of layers to leave alone.
+    """
+
+    methods: tuple[Method, ...] = ()
+    sparsity: float = 0.5
+    schedule: str = "polynomial"
+    begin: float = 0.0
+    end: float = 0.5
+    clusters: int = 16
+    epochs: int = 5
+    learning_rate: float = 0.0
+    skip: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class ConversionConfig:
     """Which variants to make.
@@ -249,7 +287,7 @@ class ConversionConfig:
         lowerings: lowering names; "auto" converts every lowering that the model allows and picks the fastest that
             passes parity.
         quantizations: quantizations to make of each lowering.
-        integer_io: whether int8 and int16x8 variants take and give integers.
+        integer_io: whether int8, int16x8 and qat variants take and give integers.
         batch: static batch size.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
@@ -304,6 +342,7 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
 
 
 T = TypeVar("T")

@@ -107,5 +107,12 @@ RECIPES: dict[str, Recipe] = {
                 fine_tune_rate=5e-4,
             ),
         ),
+        Recipe(
+            "photo-encoder",
+            "Vectors that say how alike two photos are, --data photos/; see `edge-dl search`",
+            Task.EMBEDDING,
+            DataConfig("", input="image"),
+            TransferConfig("mobilenet_v2", alpha=0.35, size=224),
+        ),
     )
 }

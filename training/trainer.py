@@ -81,6 +81,14 @@ def train(
             received="training.use_validation=true with training.patience",
             todo="Set training.patience=0.",
         )
+    if recipe.task is Task.EMBEDDING:
+        from edge_dl.training.encoder import write_encoder
+
+        progress.say("An encoder is taken as it is: nothing to train")
+        model = _build(recipe, dataset, "float32", backend, build)
+        named = f"{backend} {backend_version(backend)}"
+        write_encoder(model, dataset, folder, {"backend": named, "device": str(device), "precision": "float32"})
+        return
     progress.say(f"Training with Keras on {backend} {backend_version(backend)}, {device}")
     _Training(recipe, dataset, folder, progress, backend, device, build).run(resume)
 
@@ -186,17 +194,7 @@ class _Training:
         )
 
     def _build(self, precision: str) -> Any:
-        import keras
-
-        from edge_dl.models import build
-
-        set_seed(self.config.seed, self.backend)
-        before = keras.mixed_precision.dtype_policy()
-        keras.mixed_precision.set_dtype_policy(precision)
-        try:
-            return (self.make or build)(self.recipe.task, self.recipe.model, self.dataset)
-        finally:
-            keras.mixed_precision.set_dtype_policy(before)
+        return _build(self.recipe, self.dataset, precision, self.backend, self.make)
 
     def _epochs(self, state: Checkpoint, log: Any) -> None:
         from edge_dl.models import widest
@@ -423,6 +421,21 @@ class _Training:
         flow = {"untrained": state.state["untrained"], "trained": self._gradient_flow()}
         if steps := list(range(len(flow["untrained"]))):
             write_json(self.folder / "gradient_flow.json", {"steps": steps, "curves": flow})
+
+
+def _build(recipe: Recipe, dataset: Dataset, precision: str, backend: str, make: Build | None) -> Any:
+    """The recipe's model with its first weights."""
+    import keras
+
+    from edge_dl.models import build
+
+    set_seed(recipe.training.seed, backend)
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(precision)
+    try:
+        return (make or build)(recipe.task, recipe.model, dataset)
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
 
 
 def _draws(model: Any) -> bool:

@@ -20,6 +20,8 @@ from edge_dl.recipe import Task
 CLASS_TASKS = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
 # Above so many classes, per-class counts of every sample cost more memory than they tell.
 MAX_CLASSES_COUNTED = 100
+# Rows of the matrix of products that are held at a time.
+NEIGHBOURS_AT_A_TIME = 1024
 # Smallest probability: Keras' own epsilon, so that an int8 softmax that rounds to zero stays comparable.
 SMALLEST_PROBABILITY = 1e-7
 
@@ -186,6 +188,38 @@ class MacroF1(Metric):
         return scores.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1)
 
 
+@register(Task.EMBEDDING)
+class NearestNeighbour(Metric):
+    """Share of samples whose most similar other sample is of their class (precision at 1, leave-one-out).
+
+    Vectors are compared by their product: of length 1, that is the cosine.
+    """
+
+    name = "precision_at_1"
+    unit = "share"
+    higher_is_better = True
+    relative = False
+
+    def applies(self, target: Target) -> bool:
+        """With several classes."""
+        return target.classes > 1
+
+    def rows(self, output: np.ndarray, target: Target) -> np.ndarray:
+        """Hits and number of samples, shape (samples, 2)."""
+        nearest = np.empty(len(output), np.int64)
+        for start in range(0, len(output), NEIGHBOURS_AT_A_TIME):
+            rows = np.arange(start, min(start + NEIGHBOURS_AT_A_TIME, len(output)))
+            products = output[rows] @ output.T
+            products[np.arange(len(rows)), rows] = -np.inf  # Nobody is his own neighbour.
+            nearest[rows] = products.argmax(axis=1)
+        hits = (target.values[nearest] == target.values).astype(np.float64)
+        return np.stack([hits, np.ones(len(output))], axis=1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Share of hits."""
+        return _ratio(sums)
+
+
 class _ScaledError(Metric):
     """Mean absolute error over a naive forecast's mean absolute error on the training rows, mean over columns."""
 
@@ -296,6 +330,13 @@ def prepare_target(
         raise UsageError("Targets must be finite.", received=f"{where} holding NaN or infinity")
     if task in CLASS_TASKS:
         return _class_target(reference, values, task, where, weight)
+    if task is Task.EMBEDDING:
+        if values.shape != (len(reference),) or not np.issubdtype(values.dtype, np.integer):
+            raise UsageError(
+                "An embedding's target is the class of each sample.",
+                received=f"{where} of type {values.dtype} and shape {values.shape}",
+            )
+        return Target(task, values.astype(np.int64), classes=len(np.unique(values)))
     if values.shape != reference.shape:
         if values.size != reference.size:
             raise UsageError(

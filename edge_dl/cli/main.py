@@ -277,6 +277,45 @@ def generate(
     workflow.generate(bundle, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed)
 
 
+EncoderOption = Annotated[
+    Path | None, typer.Option("--encoder", help="A bundle or run folder of photo-encoder; by default its last run.")
+]
+
+
+@app.command()
+@guarded
+def search(
+    photos: Annotated[Path, typer.Argument(help="A folder of photos; its index is kept in the cache.")],
+    query: Annotated[Path, typer.Argument(help="The photo to look for.")],
+    encoder: EncoderOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many photos to show.")] = 11,
+    sheet: Annotated[Path, typer.Option("--sheet", help="The contact sheet to write.")] = Path("contact-sheet.jpg"),
+    json: Json = False,
+) -> None:
+    """Find the photos most like another one, and show them on a contact sheet."""
+    from edge_dl.cli import search as searching
+
+    searching.search(photos, query, encoder=encoder, top=top, sheet=sheet, json=json)
+
+
+@app.command()
+@guarded
+def same(
+    first: Annotated[Path, typer.Argument(help="A photo.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    encoder: EncoderOption = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Similarity; by default the encoder's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Do two photos show the same? Exit code 1: they do not."""
+    from edge_dl.cli import search as searching
+
+    if not searching.same(first, second, encoder=encoder, threshold=threshold, json=json):
+        raise typer.Exit(1)
+
+
 @data_app.command("list")
 @guarded
 def data_list(json: Json = False) -> None:

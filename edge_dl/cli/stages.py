@@ -126,6 +126,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             name=recipe.name,
             task=recipe.task.value,
             labels=_labels(dataset),
+            threshold=_threshold(folder),
             limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
             force=force,
             progress=progress,
@@ -225,6 +226,12 @@ def _dataset(folder: RunFolder) -> dict[str, Any]:
         )
     value: dict[str, Any] = read_json(path)
     return value
+
+
+def _threshold(folder: RunFolder) -> float | None:
+    """Where an encoder's pictures are the same from on, as training measured it; None for everything else."""
+    path = folder.path / "train" / "verification.json"
+    return float(read_json(path)["threshold"]) if path.is_file() else None
 
 
 def _labels(dataset: dict[str, Any]) -> tuple[str, ...]:

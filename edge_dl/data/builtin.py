@@ -6,7 +6,7 @@ import platform
 
 import numpy as np
 
-from edge_dl.data.dataset import Split
+from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.series import Series, cut_windows
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
@@ -20,7 +20,7 @@ def digits_rows(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     Raises:
         UsageError: the task is not classification, or scikit-learn is not installed.
     """
-    images, target = _digits("digits-rows", task)
+    images, target = _digits("digits-rows", task, Task.CLASSIFICATION)
     split = Split({"sequence": images.astype(np.float32)}, {"label": target}, np.arange(len(images)))
     return _digits_source("digits-rows", split, "shared")
 
@@ -31,14 +31,16 @@ def digits(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     Raises:
         UsageError: the task is not classification, or scikit-learn is not installed.
     """
-    images, target = _digits("digits", task)
+    images, target = _digits("digits", task, Task.CLASSIFICATION, Task.EMBEDDING)
     # The source counts 17 shades; a picture has 256.
     pictures = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]
-    return _digits_source("digits", Split({"image": pictures}, {"label": target}, np.arange(len(images))), "feature")
+    return _digits_source(
+        "digits", Split({"image": pictures}, {output_name(task): target}, np.arange(len(images))), "feature"
+    )
 
 
-def _digits(name: str, task: Task | None) -> tuple[np.ndarray, np.ndarray]:
-    check_task(name, task, Task.CLASSIFICATION)
+def _digits(name: str, task: Task | None, *allowed: Task) -> tuple[np.ndarray, np.ndarray]:
+    check_task(name, task, *allowed)
     try:
         from sklearn.datasets import load_digits
     except ImportError:

@@ -102,7 +102,7 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int) 
 
 
 def _strata(split: Split, task: Task | None) -> np.ndarray | None:
-    if task is not Task.CLASSIFICATION:
+    if task not in (Task.CLASSIFICATION, Task.EMBEDDING):
         return None
     return next((array for array in split.y.values() if array.ndim == 1 and array.dtype.kind in "iu"), None)
 

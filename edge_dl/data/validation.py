@@ -12,7 +12,8 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 
 MIN_SAMPLES = {"train": 2, "validation": 1, "test": 1}
-RANKS = {"sequence": 3, "image": 4, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3, "next_token": 2}
+RANKS = {"sequence": 3, "image": 4, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3, "next_token": 2,
+         "embedding": 1}  # fmt: skip
 MEANING = {
     "sequence": "(samples, steps, features)",
     "image": "(samples, height, width, channels)",
@@ -22,6 +23,7 @@ MEANING = {
     "value": "(samples, values)",
     "forecast": "(samples, horizon, targets)",
     "next_token": "(samples, steps)",
+    "embedding": "(samples,), the class of each sample",
 }
 
 
@@ -42,7 +44,7 @@ def check_dataset(dataset: Dataset) -> None:
             )
     _check_same_shapes(dataset)
     _check_overlap(dataset)
-    if dataset.task in (Task.CLASSIFICATION, Task.LABELLING):
+    if dataset.task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
         _check_labels(dataset, next(iter(dataset.train.y)))
     if dataset.vocabulary:
         for part, split in dataset.parts.items():
@@ -163,7 +165,8 @@ def _check_range(array: np.ndarray, size: int, where: str, noun: str, of: str) -
 
 def _check_labels(dataset: Dataset, name: str) -> None:
     classes = len(dataset.labels)
-    if classes < 2:
+    # A single class says nothing of what is alike, but its pictures can be embedded and compared all the same.
+    if classes < (1 if dataset.task is Task.EMBEDDING else 2):
         found = np.unique(dataset.train.y[name]).tolist()
         raise UsageError(
             "Classification needs at least two classes.",

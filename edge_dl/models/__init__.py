@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
+    from edge_dl.models.resizing import Resize
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
     "LastObservation": "edge_dl.models.scaling",
+    "Resize": "edge_dl.models.resizing",
     "Standardize": "edge_dl.models.scaling",
     "Unstandardize": "edge_dl.models.scaling",
     "build": "edge_dl.models.building",
@@ -25,6 +27,7 @@ _WHERE = {
 __all__ = [
     "AdditiveAttentionPooling",
     "LastObservation",
+    "Resize",
     "Standardize",
     "Unstandardize",
     "build",
@@ -36,6 +39,7 @@ __all__ = [
 def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
+    import edge_dl.models.resizing
     import edge_dl.models.scaling  # noqa: F401
 
 

@@ -14,6 +14,7 @@ import keras
 from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import UsageError
 from edge_dl.models.heads import classify
+from edge_dl.models.resizing import Resize
 from edge_dl.models.scaling import Standardize
 from edge_dl.models.settings import below_one, not_negative, one_of
 from edge_dl.recipe import ImageConfig, Task
@@ -38,7 +39,7 @@ def build(task: Task, config: ImageConfig, dataset: Dataset) -> keras.Model:
     inputs = keras.Input(pictures.shape[1:], dtype=pictures.dtype.name, name=INPUT)
     h = Standardize.fitted(pictures, name="standardize")(inputs)
     if config.size and pictures.shape[1:3] != (config.size, config.size):
-        h = keras.layers.Resizing(config.size, config.size, name="resize")(h)
+        h = Resize(config.size, config.size, name="resize")(h)
     h = NETWORKS[config.network](h, config)
     if config.dense:
         h = keras.layers.Dense(config.dense, activation="relu", kernel_regularizer=_penalty(config), name="dense")(h)
@@ -106,10 +107,8 @@ def _penalty(config: ImageConfig) -> Any:
     return keras.regularizers.L2(config.l2) if config.l2 else None
 
 
-def check_pictures(task: Task, dataset: Dataset) -> None:
-    """Raises UsageError where the task is not classification, or the data holds no pictures."""
-    if task is not Task.CLASSIFICATION:
-        raise UsageError("An image network classifies.", received=f"task {task.value}")
+def check_pictures(dataset: Dataset) -> None:
+    """Raises UsageError where the data holds no pictures."""
     array = dataset.train.x.get(INPUT)
     if array is None or array.ndim != 4:
         received = ", ".join(f"{name} {item.shape}" for name, item in dataset.train.x.items())
@@ -123,7 +122,9 @@ def check_pictures(task: Task, dataset: Dataset) -> None:
 def _check(task: Task, config: ImageConfig, dataset: Dataset) -> None:
     one_of("model.network", config.network, NETWORKS)
     one_of("model.pooling", config.pooling, POOLINGS)
-    check_pictures(task, dataset)
+    if task is not Task.CLASSIFICATION:
+        raise UsageError("This image network classifies.", received=f"task {task.value}")
+    check_pictures(dataset)
     if config.filters and min(config.filters) < 1:
         raise UsageError("model.filters must be at least 1.", received=str(config.filters))
     below_one(config, "dropout")

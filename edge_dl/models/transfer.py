@@ -1,23 +1,27 @@
-"""Transfer learning: a backbone that was trained on many pictures, with a new head.
+"""Transfer learning: a backbone that was trained on many pictures, with a new head, or as it is to compare pictures.
 
 A network takes `image` (batch, height, width, channels) uint8 as the camera gives it and gives `label` (batch, classes)
-probabilities. Cut to a square, cast, resize and scaling are in the graph. The backbone's layers stand in the model
-itself, not in a model inside it: quantizers and pruners find them by name.
+probabilities, or `embedding` (batch, features): vectors of length 1 whose product says how alike two pictures are. Cut
+to a square, cast, resize and scaling are in the graph. The backbone's layers stand in the model itself, not in a model
+inside it: quantizers and pruners find them by name.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import StageError, UsageError
 from edge_dl.models.heads import classify
 from edge_dl.models.images import INPUT, check_pictures
+from edge_dl.models.resizing import Resize
 from edge_dl.models.settings import below_one, not_negative, one_of
 from edge_dl.recipe import Task, TransferConfig
 
@@ -36,7 +40,7 @@ def build(task: Task, config: TransferConfig, dataset: Dataset) -> keras.Model:
     """A backbone with its weights and a new head, shaped for `dataset`.
 
     Args:
-        task: classification.
+        task: classification or embedding.
         config: backbone, weights and head.
         dataset: gives the pictures' size and the classes.
 
@@ -50,12 +54,15 @@ def build(task: Task, config: TransferConfig, dataset: Dataset) -> keras.Model:
     inputs = keras.Input(pictures.shape[1:], dtype=pictures.dtype.name, name=INPUT)
     h = _backbone(_prepare(inputs, config), config)
     h = keras.layers.GlobalAveragePooling2D(name=FEATURES)(h)
+    name = output_name(task)
+    if task is Task.EMBEDDING:
+        h = keras.layers.UnitNormalization(name=name, dtype="float32")(h)
+        return keras.Model({INPUT: inputs}, {name: h}, name=config.backbone)
     penalty = keras.regularizers.L2(config.l2) if config.l2 else None
     if config.dense:
         h = keras.layers.Dense(config.dense, activation="relu", kernel_regularizer=penalty, name="dense")(h)
     if config.dropout:
         h = keras.layers.Dropout(config.dropout, name="dropout")(h)
-    name = output_name(task)
     return keras.Model({INPUT: inputs}, {name: classify(h, len(dataset.labels), name, penalty)}, name=config.backbone)
 
 
@@ -88,7 +95,7 @@ def _prepare(inputs: Any, config: TransferConfig) -> Any:
         cut = ((down, height - side - down), (right, width - side - right))
         h = keras.layers.Cropping2D(cut, name="crop")(h)
     if config.size not in (0, side):
-        h = keras.layers.Resizing(config.size, config.size, name="resize")(h)
+        h = Resize(config.size, config.size, name="resize")(h)
     h = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescale")(h)
     if channels == 1:
         h = keras.layers.Concatenate(name="grey_to_rgb")([h, h, h])
@@ -128,20 +135,37 @@ def _read_weights(
                 todo="Connect this machine, or fetch the file elsewhere and give it with --weights FILE.",
             ) from error
     model = make(input_shape=shape, weights=None, **settings)
+    before = _kernels(model)
     try:
-        model.load_weights(config.weights)
+        with warnings.catch_warnings():
+            # Keras warns of groups that a file has under another name; whether weights were read is looked at below.
+            warnings.simplefilter("ignore")
+            model.load_weights(os.path.expanduser(config.weights))
+        left = [name for name, kernel in _kernels(model).items() if np.array_equal(kernel, before[name])]
+        # Keras may leave what a file does not have as it was, and only warn: a backbone of random numbers.
+        wrong = f"no weights of {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}" if left else ""
     except (ValueError, KeyError, OSError) as error:
+        wrong = str(error).splitlines()[0]
+    if wrong:
         raise UsageError(
             f"The weights must be those of {config.backbone} with alpha {config.alpha:g}, without its top.",
-            received=f"{config.weights} ({str(error).splitlines()[0]})",
+            received=f"{config.weights} ({wrong})",
             todo="Set model.backbone and model.alpha to what the file was saved from.",
-        ) from None
+        )
     return model
+
+
+def _kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    return {
+        weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights if weight.path.endswith("kernel")
+    }
 
 
 def _check(task: Task, config: TransferConfig, dataset: Dataset) -> None:
     one_of("model.backbone", config.backbone, BACKBONES)
-    check_pictures(task, dataset)
+    if task not in (Task.CLASSIFICATION, Task.EMBEDDING):
+        raise UsageError("A backbone classifies or embeds.", received=f"task {task.value}")
+    check_pictures(dataset)
     channels = dataset.train.x[INPUT].shape[-1]
     if channels not in (1, 3):
         raise UsageError("A backbone takes grey or RGB pictures.", received=f"{channels} channels")

@@ -63,8 +63,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
             raise UsageError(f"The form {form} is a folder or a .zip.", received=str(file))
     else:
         if not file.member and file.path.is_dir():
-            form = f"The form {form}" if form else "Every form but " + ", ".join(_FOLDERS)
-            raise UsageError(f"{form} is a file.", received=f"{file.path}, a folder without pictures")
+            if not form:
+                raise _unknown(file, config)
+            raise UsageError(f"The form {form} is a file.", received=f"{file.path}, a folder")
         if holds_files:
             file = _only_member(file, form)
         form = form or form_of(file.name)
@@ -77,7 +78,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
 
 def _unknown(file: DataFile, config: DataConfig) -> UsageError:
     return UsageError(
-        "The form of the data must be known." if config.form else "The file's name must tell its form.",
+        "The form of the data must be known."
+        if config.form
+        else "A file's name, or most files in it, must tell its form.",
         received=config.form or str(file),
         todo="Set data.form to one of: " + "; ".join(f"{name} ({item.summary})" for name, item in FORMS.items()),
     )

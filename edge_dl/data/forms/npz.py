@@ -118,7 +118,7 @@ def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> 
         raise UsageError("An .npz with x/NAME needs y/NAME too.", received=f"{file} with {', '.join(sorted(arrays))}")
     names = {name.lower(): name for name in arrays}
     labels = _text_list(arrays, names, "labels", file)
-    if task in (Task.CLASSIFICATION, Task.LABELLING):
+    if task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
         # `labels` name the classes of the first output; further outputs belong to a model of the user's own.
         name = next(iter(y))
         encoded, labels = encode_targets({"all": y[name]}, task, labels)
@@ -254,8 +254,8 @@ def encode_targets(
     for name, array in targets.items():
         if array.dtype == object:
             check_array(array, f"{name} y")
-    if task in (Task.CLASSIFICATION, Task.LABELLING):
-        targets = {name: _squeeze(array, 1 if task is Task.CLASSIFICATION else 2) for name, array in targets.items()}
+    if task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
+        targets = {name: _squeeze(array, 2 if task is Task.LABELLING else 1) for name, array in targets.items()}
         first = next((part for part in ("train", "all") if part in targets), next(iter(targets)))
         if targets[first].dtype.kind in "US":
             names = labels or tuple(str(item) for item in np.unique(targets[first]))

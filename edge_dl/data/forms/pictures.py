@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from edge_dl.data import pictures
-from edge_dl.data.dataset import Split
+from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.files import DataFile, DataFolder
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
@@ -43,11 +43,13 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         UsageError: there are no pictures, no folder a class, or a class without a whole picture; or the task has no use
             for classes.
     """
-    if task is not Task.CLASSIFICATION:
-        raise UsageError("Folders of pictures are data for classification.", received=task.value if task else "no task")
+    if task not in (Task.CLASSIFICATION, Task.EMBEDDING):
+        raise UsageError(
+            "Folders of pictures are data for classification or embedding.", received=task.value if task else "no task"
+        )
     with DataFolder(file.path) as folder:
         files = sorted(name for name in folder.names() if pictures.is_picture(name))
-        placed = _places(files, folder)
+        placed = _places(files, folder, task)
         sizes, broken = _each(lambda name: pictures.picture_size(folder.content(name)), files)
         size = _size(config, list(sizes.values()), folder)
         arrays, cut_off = _each(lambda name: pictures.decode(folder.content(name), size), list(sizes))
@@ -61,7 +63,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         names = [name for name in whole if placed[name][0] == part]
         x = np.stack([arrays.pop(name) for name in names])
         y = np.array([labels.index(placed[name][1]) for name in names], np.int32)
-        parts[part] = Split({"image": x}, {"label": y}, np.array([files.index(name) for name in names]))
+        parts[part] = Split({"image": x}, {output_name(task): y}, np.array([files.index(name) for name in names]))
     notes = _notes(sizes, size, broken)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -71,7 +73,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     return Source(file.path.stem, parts, labels=labels, source=str(file.path), notes=tuple(notes))
 
 
-def _places(files: Sequence[str], folder: DataFolder) -> dict[str, tuple[str, str]]:
+def _places(files: Sequence[str], folder: DataFolder, task: Task) -> dict[str, tuple[str, str]]:
     """Part ("all" where there are none) and class of each picture, by its path."""
     if not files:
         raise UsageError(
@@ -91,6 +93,8 @@ def _places(files: Sequence[str], folder: DataFolder) -> dict[str, tuple[str, st
         if len(path) > (2 if parted else 1)
     }
     loose = [name for name in files if name not in placed]
+    if len(loose) == len(files) and task is Task.EMBEDDING:
+        return dict.fromkeys(files, ("all", folder.path.stem))  # Embedding asks for no classes.
     if loose:
         raise UsageError(
             "Pictures must lie in one folder a class.",
