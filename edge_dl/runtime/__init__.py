@@ -61,6 +61,7 @@ def open_session(
     threads: int = 1,
     delegate: bool = True,
     signature: str = "",
+    keep_tensors: bool = False,
 ) -> Session:
     """Open a bundle (its manifest and hashes are checked) or a bare .tflite.
 
@@ -70,6 +71,7 @@ def open_session(
         threads: threads of the interpreter.
         delegate: whether the default delegate (XNNPACK) may take over operators.
         signature: which signature of a bare .tflite to run; "" chooses.
+        keep_tensors: whether `session.interpreter.get_tensor` gives what operators computed on the way.
 
     Raises:
         UsageError: bad arguments, a file that is no bundle or .tflite, or no runtime.
@@ -78,8 +80,12 @@ def open_session(
     path = os.fspath(bundle_or_model)
     if os.path.isdir(path):
         read_bundle(path)
-        return Session(path, runtime=runtime, threads=threads, delegate=delegate, check_hashes=False)
-    return Session(path, runtime=runtime, threads=threads, delegate=delegate, signature=signature)
+        return Session(
+            path, runtime=runtime, threads=threads, delegate=delegate, check_hashes=False, keep_tensors=keep_tensors
+        )
+    return Session(
+        path, runtime=runtime, threads=threads, delegate=delegate, signature=signature, keep_tensors=keep_tensors
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -239,7 +239,14 @@ class Interpreter:
     """
 
     def __init__(
-        self, model: Any, *, runtime: str = "auto", threads: int = 1, delegate: bool = True, signature: str = ""
+        self,
+        model: Any,
+        *,
+        runtime: str = "auto",
+        threads: int = 1,
+        delegate: bool = True,
+        signature: str = "",
+        keep_tensors: bool = False,
     ) -> None:
         """Load a model.
 
@@ -249,6 +256,8 @@ class Interpreter:
             threads: threads of the interpreter, at least 1.
             delegate: whether the default delegate (XNNPACK) may take over operators.
             signature: key of the signature to run; "" takes the only one, else "predict", "step", "serving_default".
+            keep_tensors: whether what operators compute on the way can be read with `get_tensor` after a call. Where a
+                delegate takes over, its own tensors are not kept.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise _usage("Threads must be a whole number from 1.", repr(threads))
@@ -257,12 +266,13 @@ class Interpreter:
         self.runtime, module, self.version = find_runtime(runtime)
         self.threads, self.delegate = threads, delegate
         resolver = module.OpResolverType.AUTO if delegate else module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        kept = {"experimental_preserve_all_tensors": True} if keep_tensors else {}
         started = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tf.lite announces its end on every use.
                 self._native = module.Interpreter(
-                    model_path=path, num_threads=threads, experimental_op_resolver_type=resolver
+                    model_path=path, num_threads=threads, experimental_op_resolver_type=resolver, **kept
                 )
             self._native.allocate_tensors()
             self._bind(signature)
@@ -518,6 +528,7 @@ class Session:
         delegate: bool = True,
         signature: str = "",
         check_hashes: bool = True,
+        keep_tensors: bool = False,
     ) -> None:
         """Open a bundle's folder or a .tflite; see `Interpreter` for the arguments."""
         self.path = os.fspath(path)
@@ -530,7 +541,9 @@ class Session:
             if self.manifest.get("labels"):
                 with open(os.path.join(self.path, self.manifest["labels"]), encoding="utf-8", newline="") as file:
                     self.labels = file.read().split("\n")[:-1]
-        self.interpreter = Interpreter(model, runtime=runtime, threads=threads, delegate=delegate, signature=signature)
+        self.interpreter = Interpreter(
+            model, runtime=runtime, threads=threads, delegate=delegate, signature=signature, keep_tensors=keep_tensors
+        )
         described = self.manifest["signature"] if self.manifest else {}
         self.states = [State(item["input"], item["output"]) for item in described.get("states", [])]
         self._check_signature(described)
