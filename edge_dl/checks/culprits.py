@@ -14,6 +14,8 @@ CULPRIT_SHARE = 0.1
 CULPRIT_DB = 20.0
 # int8 has 127 steps from zero: a channel (a value) 16 times smaller than the largest keeps 8 of them, 3 bits.
 WIDE_SPREAD = 16.0
+# Input channels with small weights are common, and matter only where the activations there are as much larger.
+WIDE_INPUT_SPREAD = 100.0
 # 99.9 % of the values within this share of the range: they use a few steps, and outliers have the rest.
 NARROW_INNER = 0.1
 SATURATED = 1e-3
@@ -58,6 +60,10 @@ def find_reasons(
     if rounding >= 0.5:
         reasons.append(f"rounding its output to {activation.dtype} makes {rounding:.0%} of its error")
     elif weight is not None and weight.scales:
+        if weight.input_spread > WIDE_INPUT_SPREAD:
+            reasons.append(
+                f"weight ranges of input channels differ {weight.input_spread:.0f}-fold, and share their scales"
+            )
         reasons.append(f"rounding its weights and inputs makes {1 - rounding:.0%} of its error")
     else:
         reasons.append(f"rounding its inputs makes {1 - rounding:.0%} of its error")

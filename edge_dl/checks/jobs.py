@@ -36,11 +36,31 @@ def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> P
 def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, Any]:
     """What `check_parity` takes for one variant of a run folder, but for who answers."""
     folder = Path(run)
-    bundle = read_bundle(folder / "variants" / name)
+    case = split_case(folder, folder / "variants" / name, "test", folder / "export" / "reference.npz", checks)
+    return {**case, "variant": name}
+
+
+def split_case(
+    run: str | Path, bundle_folder: str | Path, split: str, answers: str | Path, checks: ChecksConfig
+) -> dict[str, Any]:
+    """What `check_parity` takes for a bundle on one split of a run folder, but for who answers.
+
+    Args:
+        run: the run folder.
+        bundle_folder: the bundle, anywhere.
+        split: "test" or "validation".
+        answers: .npz of the reference's answers to the split, y/<output>.
+        checks: number of samples and limits.
+
+    Raises:
+        UsageError: no such bundle or split, or the split does not hold the model's inputs.
+    """
+    folder = Path(run)
+    bundle = read_bundle(bundle_folder)
     manifest = bundle.manifest
-    data = load_npz(folder / "data" / "test.npz")
-    reference = _named(load_npz(folder / "export" / "reference.npz"), "y/")
-    inputs = _chosen_inputs(_named(data, "x/"), [spec.name for spec in manifest.signature.inputs], "data/test.npz")
+    data = load_npz(folder / "data" / f"{split}.npz")
+    reference = _named(load_npz(answers), "y/")
+    inputs = chosen_inputs(_named(data, "x/"), [spec.name for spec in manifest.signature.inputs], f"data/{split}.npz")
     targets, weights = _named(data, "y/"), _named(data, "weight/")
     # A model with one answer and a data set with one answer mean the same one, whatever each calls it.
     if len(reference) == 1 and len(targets) == 1:
@@ -64,7 +84,7 @@ def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, 
         "labels": bundle.labels() or tuple(description.get("labels") or description.get("vocabulary") or ()),
         "limits": limits_for(manifest.quantization, checks),
         "quantization": manifest.quantization,
-        "variant": name,
+        "variant": manifest.variant,
         "weights": take({key: array for key, array in weights.items() if key in known}),
         "index": index if rows is None else index[rows],
         "model": inspect_model(bundle.model),
@@ -97,7 +117,7 @@ def bundle_case(
         inputs, reference = bundle.golden()
     else:
         data = load_npz(files[0])
-        inputs = _chosen_inputs(_named(data, "x/") or data, wanted, files[0])
+        inputs = chosen_inputs(_named(data, "x/") or data, wanted, files[0])
         answers = load_npz(files[1])
         reference = _named(answers, "y/") or answers
         targets = {key: array for key, array in _named(data, "y/").items() if key in reference}
@@ -127,7 +147,7 @@ def verify_model(
     """Check a bare .tflite; see `pipeline.verify_model`."""
     session = open_session(model, runtime=runtime)
     arrays, answers = load_npz(data), load_npz(reference)
-    inputs = _chosen_inputs(_named(arrays, "x/") or arrays, list(session.inputs), data)
+    inputs = chosen_inputs(_named(arrays, "x/") or arrays, list(session.inputs), data)
     wanted = _named(answers, "y/") or answers
     missing = [name for name in wanted if name not in session.outputs]
     if missing and len(wanted) == 1 and len(session.outputs) == 1:
@@ -196,7 +216,17 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _chosen_inputs(arrays: Mapping[str, np.ndarray], wanted: list[str], where: str) -> dict[str, np.ndarray]:
+def chosen_inputs(arrays: Mapping[str, np.ndarray], wanted: list[str], where: str) -> dict[str, np.ndarray]:
+    """A model's inputs by its names out of arrays by theirs; one input and one array mean the same.
+
+    Args:
+        arrays: by name, without a prefix.
+        wanted: names of the model's inputs.
+        where: names the arrays' source in the message.
+
+    Raises:
+        UsageError: an input is missing.
+    """
     missing = [name for name in wanted if name not in arrays]
     if missing and len(wanted) == 1 and len(arrays) == 1:
         return {wanted[0]: next(iter(arrays.values()))}

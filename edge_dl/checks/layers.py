@@ -42,6 +42,7 @@ INNER = 0.999
 NO_ERROR = 1e-12
 # Output channels of a weight, by operator (tensorflow/lite/kernels: conv.cc, depthwise_conv.cc, fully_connected.cc).
 CHANNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "CONV_3D": 4, "DEPTHWISE_CONV_2D": 3}
+INPUT_AXES = {"CONV_2D": 3, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 3, "CONV_3D": 3}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class WeightRange:
 
     Attributes:
         low, high: smallest and largest weight.
-        spread: the largest channel's largest weight over the smallest channel's; 1.0 where there are no channels.
+        spread: the largest output channel's largest weight over the smallest channel's; 1.0 where there are none.
+        input_spread: likewise over input channels, which share a scale in any case.
         scales: number of scales: 1 for the whole matrix, or one a channel; 0: not quantized.
         dtype: element type.
     """
@@ -58,6 +60,7 @@ class WeightRange:
     low: float
     high: float
     spread: float
+    input_spread: float
     scales: int
     dtype: str
 
@@ -434,6 +437,7 @@ class _Run:
                 low=float(values.min()),
                 high=float(values.max()),
                 spread=_weight_spread(values, CHANNEL_AXES.get(operator.name)),
+                input_spread=_weight_spread(values, INPUT_AXES.get(operator.name)),
                 scales=len(stored.scales),
                 dtype=stored.dtype,
             )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_dl.bundle import MODEL
-from edge_dl.checks.graph import Graph, GraphOperator, GraphTensor, Subgraph, read_graph
+from edge_dl.checks.graph import GraphOperator, GraphTensor, Subgraph, read_graph
 from edge_dl.errors import UsageError
 from edge_dl.runtime import open_session
 

@@ -14,7 +14,9 @@ from edge_dl.report.numbers import as_number
 from edge_dl.report.svg import INK, MUTED, SERIES, SURFACE, Chart, figure, plain_label, to_chart
 from edge_dl.report.variant_results import PASS, latency_seconds
 
-MARKERS = {"float32": "o", "float16": "s", "dynamic": "D", "int8": "^", "int16x8": "v", "int4": "P"}
+MARKERS = {
+    "float32": "o", "float16": "s", "dynamic": "D", "int8": "^", "int16x8": "v", "int4": "P", "mixed": "*", "qat": "X",
+}  # fmt: skip
 STYLES = ("-", "--", ":", "-.")
 _OUTSIDE = "validation_"
 _NOT_DRAWN = ("epoch", "seconds", "input_seconds", "learning_rate")

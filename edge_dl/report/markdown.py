@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
+from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.target_view import integer_text, target_line, target_sections
 from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, latency_seconds
@@ -38,6 +39,18 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         lines += ["", *_variants(results)]
     if results["targets"]:
         lines += ["", *_targets(results)]
+    for mix in mix_sections(results["variants"]):
+        lines += ["", f"### What the accuracy budget took: {escape(mix['name'])}", "", _row(HEADS)]
+        lines.append("|" + "---|" * len(HEADS))
+        lines += [
+            _row(
+                [
+                    escape(cell) + (" ★" if row["chosen"] and not place else "")
+                    for place, cell in enumerate(row["cells"])
+                ]
+            )
+            for row in mix["rows"]
+        ]
     failures = shown_failures(results)
     if failures:
         lines += ["", "### Checks that did not pass", ""]

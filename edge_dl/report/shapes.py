@@ -65,6 +65,24 @@ OUTCOME = {
     "tool": str,
     "notes": [str],
     "log": [str],
+    "path": [
+        {
+            "what": str,
+            "operators": {"*": [str]},
+            "status": str,
+            "message": str,
+            "metric": str,
+            "unit": str,
+            "value": float,
+            "reference": float,
+            "drop": float,
+            "holds": bool,
+            "bytes": float,
+            "ms": float,
+            "samples": float,
+            "chosen": bool,
+        }
+    ],
 }
 MANIFEST = {
     "lowering": str,

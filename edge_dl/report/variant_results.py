@@ -21,7 +21,7 @@ CONVERTED = "converted"
 
 Reader = Callable[[str, "dict[str, Any]"], "dict[str, Any] | None"]
 _LOWERINGS = ("none", "while", "unroll", "fused", "step")
-_QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
+_QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4", "mixed", "qat")
 
 
 def variant_names(run: Path) -> list[str]:
@@ -139,6 +139,7 @@ def _conversion(outcome: Mapping[str, Any], manifest: Mapping[str, Any], made: b
         "signal": str(outcome.get("signal") or ""),
         "notes": [str(note) for note in outcome.get("notes") or []],
         "log": [str(line) for line in outcome.get("log") or []],
+        "path": mappings(outcome.get("path")),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from edge_dl.report import numbers
 from edge_dl.report.answers import answer_section
 from edge_dl.report.details import variant_details
+from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN, as_number
 from edge_dl.report.samples import Samples
 from edge_dl.report.target_view import target_columns, target_sections
@@ -74,6 +75,7 @@ class View:
         ]
         self.tiles = _tiles(results, self.metric)
         self.variants_note = _variants_note(results)
+        self.mixes, self.mix_heads = mix_sections(variants), HEADS
         self.selection = _selection(results)
         asked = mapping(mapping(results["recipe"]).get("conversion")).get("lowerings") or []
         self.selection_title = "What auto tried" if "auto" in asked else "Which variant is fastest"
@@ -107,6 +109,7 @@ class View:
             "Verdict": True,
             "Variants": bool(results["variants"]),
             "Targets": bool(self.targets),
+            "Budget": bool(self.mixes),
             "Auto": bool(self.selection),
             "Unmade": bool(self.unmade),
             "Answers": bool(self.answers),
