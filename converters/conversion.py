@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from edge_dl.bundle import MANIFEST, Limits, TensorSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
+from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
@@ -76,11 +77,13 @@ class Outcome:
         seconds: how long it took.
         tool: what made it.
         bytes: size of model.tflite.
+        gzip_bytes: its size after gzip, which is where zeros and few different weights show.
         notes: what the user should know about it.
         weights: elements of weight matrices by type.
         log: last lines of what the converter printed, when it did not end well.
         exit_code: 0, 2 (wrong use) or 3 (broke).
         digest: what it was made from; the same digest is not made again.
+        path: candidates that the search for a mix made (`budget.Step`), in order; empty for other variants.
     """
 
     variant: str
@@ -93,11 +96,13 @@ class Outcome:
     seconds: float = 0.0
     tool: str = ""
     bytes: int = 0
+    gzip_bytes: int = 0
     notes: tuple[str, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
     log: tuple[str, ...] = ()
     exit_code: int = 0
     digest: str = ""
+    path: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -124,6 +129,7 @@ def _read_outcome(path: Path) -> Outcome:
                 "quantization": Quantization(value["quantization"]),
                 "notes": tuple(value["notes"]),
                 "log": tuple(value["log"]),
+                "path": tuple(value.get("path", ())),
             }
         )
     except (TypeError, KeyError, ValueError) as error:
@@ -253,6 +259,7 @@ def run_conversion(
     threshold: float | None = None,
     limits: Mapping[str, Limits] | None = None,
     options: Mapping[str, Any] | None = None,
+    qat: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
     isolation: Isolation | None = None,
@@ -271,6 +278,7 @@ def run_conversion(
         threshold: similarity from which two embeddings are called the same, for manifests of an encoder.
         limits: parity limits by quantization name.
         options: fields of `quantization.QuantizationOptions`.
+        qat: export of a model that was trained for quantization; it becomes the variant `qat` beside the others.
         force: make everything again.
         progress: told how far it is.
         isolation: the worker process to use; None: one of its own.
@@ -282,13 +290,16 @@ def run_conversion(
         find_profiles(config.runtime)  # An unknown name is told before anything is made.
     plan = read_plan(run)
     folder = run / "variants"
+    wanted = dict.fromkeys([*config.quantizations, *([Quantization.QAT] if qat else [])])
+    edges = (*_full_integer(), Quantization.QAT)
     specs = [
-        VariantSpec(lowering, quantization, config.integer_io and quantization in _full_integer())
+        VariantSpec(lowering, quantization, config.integer_io and quantization in edges)
         for lowering in plan.lowerings
-        for quantization in dict.fromkeys(config.quantizations)
+        for quantization in wanted
     ]
     _remove_stale(folder, {spec.name for spec in specs})
     exports = {lowering: _export_digest(run / "export", plan, lowering) for lowering in plan.lowerings}
+    trained = _folder_digest(qat) if qat else ""
     versions = installed_versions()
     made_by = {
         {"edge-dl": "edge_dl"}.get(key, key): versions[key]
@@ -296,15 +307,18 @@ def run_conversion(
         if key in versions
     }
     outcomes: dict[str, Outcome] = {}
-    jobs = []
+    jobs: list[tuple[VariantSpec, str, Job]] = []
+    searches: list[tuple[VariantSpec, str, Job]] = []  # After the others: plain int8 may do.
     for spec in specs:
         limit = dataclasses.asdict((limits or {}).get(spec.quantization.value, Limits()))
-        needs_samples = spec.quantization in _full_integer()
+        mixed = spec.quantization is Quantization.MIXED
+        needs_samples = spec.quantization in _full_integer() or mixed
         samples = run / "export" / CALIBRATION
         use = str(samples) if needs_samples and samples.is_file() else ""
+        export = qat if qat and spec.quantization is Quantization.QAT else run / "export" / spec.lowering.value
         arguments = {
             "source": plan.source if plan.kind == "tflite" else "",
-            "export": str(run / "export" / spec.lowering.value),
+            "export": str(export),
             "variant": spec.name,
             "folder": str(folder / spec.name),
             "golden": str(run / "export" / GOLDEN),
@@ -312,30 +326,31 @@ def run_conversion(
             "manifest": {"name": name, "task": task, "made_by": made_by, "threshold": threshold},
             "labels": list(labels),
             "limits": limit,
-            "options": dict(options or {}),
+            "options": {**({} if config.per_channel else {"per_channel": False}), **(options or {})},
             "runtime": list(config.runtime),
         }
         key = digest(
             {
                 **{item: arguments[item] for item in ("variant", "manifest", "labels", "limits", "options", "runtime")},
-                "export": exports[spec.lowering],
+                "export": trained if spec.quantization is Quantization.QAT else exports[spec.lowering],
                 "golden": sha256_file(run / "export" / GOLDEN),
                 "calibration": sha256_file(samples) if use else "",
+                **({"search": _search_digest(run, wanted)} if mixed else {}),
             }
         )
         found = _up_to_date(folder, spec, key)
         if found is not None and not force:
             outcomes[spec.name] = found
             continue
-        outcome = _refused(spec, key) if not (options or {}).get("force") else None
+        outcome = _refused(spec, key, trained=qat is not None) if not (options or {}).get("force") else None
         if outcome is not None:
             outcomes[spec.name] = outcome
             _store(folder, outcome)
             continue
         job = Job(spec.name, f"{_JOBS}:make_variant", arguments, folder / "log" / f"{spec.name}.log", config.time_limit)
-        jobs.append((spec, key, job))
+        (searches if mixed else jobs).append((spec, key, job))
 
-    by_name = {spec.name: (spec, key) for spec, key, _ in jobs}
+    by_name = {spec.name: (spec, key) for spec, key, _ in [*jobs, *searches]}
 
     def receive(result: JobResult) -> None:
         spec, key = by_name[result.name]
@@ -346,6 +361,8 @@ def run_conversion(
 
     with termination_as_interrupt(), _worker(isolation) as worker:
         worker.run([job for _, _, job in jobs], on_result=receive, progress=progress, description="Converting")
+        for _, _, job in searches:
+            receive(find_mix(run, job.arguments, worker, time_limit=config.time_limit, progress=progress))
     return [outcomes[spec.name] for spec in specs]
 
 
@@ -580,11 +597,22 @@ def _full_integer() -> tuple[Quantization, ...]:
     return (Quantization.INT8, Quantization.INT16X8)
 
 
-def _refused(spec: VariantSpec, key: str) -> Outcome | None:
+def _search_digest(run: Path, wanted: Iterable[Quantization]) -> list[str]:
+    """What the search for a mix looks at besides what every variant is made from."""
+    split = run / "data" / "validation.npz"
+    return [sha256_file(split) if split.is_file() else "", *(item.value for item in wanted)]
+
+
+def _refused(spec: VariantSpec, key: str, *, trained: bool) -> Outcome | None:
     from edge_dl.converters.quantization import check_allowed
 
     try:
         check_allowed(spec.lowering, spec.quantization)
+        if spec.quantization is Quantization.QAT and not trained:
+            raise RefusedError(
+                "qat is made by training: nothing was trained for quantization here.",
+                todo="Set compression.methods=qat.",
+            )
     except RefusedError as error:
         return Outcome(
             spec.name, spec.lowering, spec.quantization, "refused", error.rule, error.todo, exit_code=2, digest=key
@@ -605,11 +633,13 @@ def _outcome(spec: VariantSpec, key: str, result: JobResult) -> Outcome:
         seconds=result.seconds,
         tool=made.get("tool", ""),
         bytes=made.get("bytes", 0),
+        gzip_bytes=made.get("gzip_bytes", 0),
         notes=tuple(made.get("notes", ())),
         weights=made.get("weights", {}),
         log=result.log,
         exit_code=result.exit_code,
         digest=key,
+        path=tuple((result.value or {}).get("path", ())),
     )
 
 
@@ -645,10 +675,12 @@ def _up_to_date(folder: Path, spec: VariantSpec, key: str) -> Outcome | None:
 
 
 def _export_digest(folder: Path, plan: Plan, lowering: Lowering) -> str:
-    if plan.kind == "tflite":
-        return sha256_file(plan.source)
-    files = sorted(path for path in (folder / lowering.value / "saved_model").rglob("*") if path.is_file())
-    record = folder / lowering.value / "export.json"
+    return sha256_file(plan.source) if plan.kind == "tflite" else _folder_digest(folder / lowering.value)
+
+
+def _folder_digest(export: Path) -> str:
+    files = sorted(path for path in (export / "saved_model").rglob("*") if path.is_file())
+    record = export / "export.json"
     # fingerprint.pb holds a random number.
     return digest([sha256_file(path) for path in [record, *files] if path.name != "fingerprint.pb"])
 

@@ -19,10 +19,18 @@ from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.exporting import read_export
 from edge_dl.converters.loadable import make_loadable
-from edge_dl.converters.quantization import QuantizationOptions, Quantized, finish, quantize, quantize_tflite
+from edge_dl.converters.metadata import add_metadata, takes_pictures
+from edge_dl.converters.quantization import (
+    QuantizationOptions,
+    Quantized,
+    check_runs,
+    finish,
+    quantize,
+    quantize_tflite,
+)
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
-from edge_dl.files import load_npz, save_npz
+from edge_dl.files import gzip_size, load_npz, save_npz
 from edge_dl.names import values_under
 from edge_dl.variants import Lowering, VariantSpec
 
@@ -184,6 +192,9 @@ def make_variant(
             return finish(content, spec, file, tool=tool, notes=notes, export=None, options=choices)
 
         result = make_loadable(make, QuantizationOptions(**options), spec, find_profiles(runtime) if runtime else [])
+        if record is not None and takes_pictures(result.signature):
+            file.write_bytes(add_metadata(file.read_bytes(), result.signature, manifest["name"], labels))
+            check_runs(file)
         members = load_npz(golden)
         bundle.write_bundle(
             making,
@@ -224,6 +235,7 @@ def summary(result: Quantized, folder: Path) -> dict[str, Any]:
         "tool": result.tool,
         "notes": list(result.notes),
         "bytes": (folder / bundle.MODEL).stat().st_size,
+        "gzip_bytes": gzip_size((folder / bundle.MODEL).read_bytes()),
         "weights": dict(result.weights),
         "min_runtime_version": result.min_runtime_version,
         "signature": dataclasses.asdict(result.signature),

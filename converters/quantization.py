@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from edge_dl.converters.calibration import Calibration, batches, check_finite, c
 from edge_dl.converters.exporting import RECORD, Export
 from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.messages import one_line
+from edge_dl.converters.pixels import quantize_pixels, takes_bytes
+from edge_dl.converters.static import Precision, quantize_static, with_unique_names
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
 FLOAT_MODEL = "float32.tflite"
 AS_IT_IS = "none (the file as it was)"
+MIXING = "ai-edge-quantizer static, each operator in its own precision"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
@@ -39,10 +42,13 @@ CLAIMED_TYPES = {
     Quantization.INT8: ("int8",),
     Quantization.INT16X8: ("int8",),
     Quantization.INT4: ("int4",),
+    Quantization.MIXED: ("int8", "float32"),
+    Quantization.QAT: ("int8",),
 }
 # Rows of dense weights that are shorter than this on average get one scale a matrix: see `scale_rows`.
 SHORT_ROW = 80
 FULL_INTEGER = (Quantization.INT8, Quantization.INT16X8)
+CALIBRATED = (*FULL_INTEGER, Quantization.MIXED)
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,20 @@ class QuantizationOptions:
         per_channel_dense: one scale a row for dense weights, or one a matrix. With float activations, one a row needs
             FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, one a matrix.
             None: see `scale_rows`.
+        per_channel: one scale a channel for the weights of int8 and int16x8, as their specification asks, or one a
+            tensor, as accelerators of an older kind do.
         weight_only: ai-edge-quantizer's names of operators, e.g. ("CONV_2D_TRANSPOSE",), whose int8 weights are turned
             into floats by a DEQUANTIZE in dynamic and int4, for runtimes without a kernel that reads them.
+        precisions: in `mixed`, by an operator's number in the float32 .tflite (as text, as JSON has it), a
+            `static.Precision` other than int8.
         force: try what is known to fail.
     """
 
     allow_flex: bool = False
     per_channel_dense: bool | None = None
+    per_channel: bool = True
     weight_only: tuple[str, ...] = ()
+    precisions: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
 
 
@@ -88,10 +100,21 @@ class Quantized:
 
 def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
     """Raises RefusedError for a pair that no tool can make, with the reason and what would work instead."""
+    if lowering is not Lowering.NONE and quantization is Quantization.QAT:
+        raise RefusedError(
+            "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
+            todo=f"Use {lowering.value}-dynamic, or step-int8.",
+        )
     if lowering is Lowering.WHILE and quantization in FULL_INTEGER:
         raise RefusedError(
             f"{quantization.value} of a while loop cannot be made: TensorFlow's converter crashes on it (SIGSEGV).",
             todo=f"Use step-{quantization.value} or unroll-{quantization.value}; while-dynamic has int8 weights.",
+        )
+    if lowering in (Lowering.WHILE, Lowering.FUSED) and quantization is Quantization.MIXED:
+        raise RefusedError(
+            f"{quantization.value} of the {lowering.value} lowering cannot be made: ai-edge-quantizer has no "
+            "calibration for loops and no integer kernel for the fused LSTM operator.",
+            todo=f"Use step-{quantization.value} or unroll-{quantization.value}.",
         )
     if lowering is Lowering.FUSED and quantization is Quantization.INT16X8:
         raise RefusedError(
@@ -162,7 +185,7 @@ def quantize(
     options = options or QuantizationOptions()
     if not options.force:
         check_allowed(export.lowering, spec.quantization)
-    if spec.quantization in FULL_INTEGER:
+    if spec.quantization in CALIBRATED:
         if calibration is None:
             raise _no_calibration(spec)
         check_finite(calibration)
@@ -299,7 +322,12 @@ def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, s
 
 
 def _convert(
-    export: Export, configure: Callable[[Any], None], *, allow_flex: bool, per_channel_dense: bool = True
+    export: Export,
+    configure: Callable[[Any], None],
+    *,
+    allow_flex: bool,
+    per_channel_dense: bool = True,
+    per_channel: bool = True,
 ) -> bytes:
     """Run TFLiteConverter on an export's SavedModel."""
     import tensorflow as tf
@@ -307,6 +335,7 @@ def _convert(
     converter = tf.lite.TFLiteConverter.from_saved_model(str(export.saved_model), signature_keys=[export.signature.key])
     converter.exclude_conversion_metadata = True
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel_dense
+    converter._experimental_disable_per_channel = not per_channel
     configure(converter)
     if allow_flex:
         operators = set(converter.target_spec.supported_ops) or {tf.lite.OpsSet.TFLITE_BUILTINS}
@@ -395,7 +424,7 @@ def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) ->
     """
     from ai_edge_quantizer import qtyping, quantizer
 
-    tool = quantizer.Quantizer(bytearray(_unique(content)))
+    tool = quantizer.Quantizer(bytearray(with_unique_names(content)))
     granularity = qtyping.QuantGranularity
     rows = scale_rows(content, Quantization.INT4 if bits == 4 else Quantization.DYNAMIC, options)
     tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
@@ -420,10 +449,7 @@ def _full_integer(
     import tensorflow as tf
 
     assert calibration is not None
-    if export.sequence is not None:
-        feeds = step_batches(float_model(export), export.signature, export.sequence, calibration)
-    else:
-        feeds = list(batches(calibration, export.signature.inputs))
+    feeds = _feeds(export, calibration)
     sets = tf.lite.OpsSet
     wide = spec.quantization is Quantization.INT16X8
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
@@ -437,7 +463,12 @@ def _full_integer(
 
     tool = f"TFLiteConverter {spec.quantization.value}"
     rows = scale_rows(float_model(export).read_bytes(), spec.quantization, options)
-    choices = {"allow_flex": options.allow_flex, "per_channel_dense": rows}
+    rows = rows and options.per_channel
+    scales = {"per_channel_dense": rows, "per_channel": options.per_channel}
+    choices = {"allow_flex": options.allow_flex, **scales}
+    if spec.integer_io and not wide and takes_bytes(export.signature):
+        content = float_model(export).read_bytes()
+        return quantize_pixels(content, feeds, export.signature.key, **scales), tool, []
     try:
         return _convert(export, lambda item: configure(item, strict), **choices), tool, []
     except StageError as error:
@@ -448,6 +479,40 @@ def _full_integer(
         content = _convert(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
         note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
         return content, tool, [note]
+
+
+def _feeds(export: Export, calibration: Calibration) -> list[dict[str, np.ndarray]]:
+    """Calibration samples as the export's signature takes them."""
+    if export.sequence is not None:
+        return step_batches(float_model(export), export.signature, export.sequence, calibration)
+    return list(batches(calibration, export.signature.inputs))
+
+
+def _mixed(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    assert calibration is not None
+    content = float_model(export).read_bytes()
+    return quantize_static(content, _feeds(export, calibration), exceptions=_exceptions(options)), MIXING, []
+
+
+def _exceptions(options: QuantizationOptions) -> dict[int, Precision]:
+    return {int(number): Precision(name) for number, name in options.precisions.items()}
+
+
+def _trained(
+    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    """Int8 of a model with quantizers in it (`edge_dl.compression`): training found every range, nothing is calibrated."""
+
+    def configure(converter: Any) -> None:
+        import tensorflow as tf
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if spec.integer_io:
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+
+    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter, trained by tfmot", []
 
 
 def quantize_tflite(
@@ -465,13 +530,15 @@ def quantize_tflite(
     model = tensors.read(content)
     if spec.quantization is Quantization.FLOAT32:
         return content, AS_IT_IS, []
+    if spec.quantization is Quantization.QAT:
+        raise RefusedError("A .tflite cannot be trained for quantization.", todo="Start from the Keras model.")
     if tensors.count_weights(model).share("float32") < 1.0:
         raise RefusedError(
             "Only a float32 .tflite can be quantized; this one is quantized already.",
             todo="Start from the Keras model or from the float32 .tflite.",
         )
     operators = tensors.operator_names(model)
-    if spec.quantization in FULL_INTEGER:
+    if spec.quantization in CALIBRATED:
         for name in ("WHILE", "IF", tensors.LSTM):
             if operators[name] and not options.force:
                 raise RefusedError(
@@ -491,7 +558,7 @@ def quantize_tflite(
 def _half(content: bytes) -> bytes:
     from ai_edge_quantizer import qtyping, quantizer
 
-    tool = quantizer.Quantizer(bytearray(_unique(content)))
+    tool = quantizer.Quantizer(bytearray(with_unique_names(content)))
     tool.update_quantization_recipe(
         regex=".*",
         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
@@ -510,33 +577,17 @@ def _half(content: bytes) -> bytes:
 def _static(
     content: bytes, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
-    from ai_edge_quantizer.recipe_manager import RecipeManager
-    from ai_edge_quantizer.utils import qsv_utils
-
     if calibration is None:
         raise _no_calibration(spec)
-    content = _unique(content)
     signature = tensors.signature_of(tensors.read(content))
     check_inputs(calibration, signature.inputs, None)
+    feeds = list(batches(calibration, signature.inputs))
+    if spec.quantization is Quantization.MIXED:
+        return quantize_static(content, feeds, exceptions=_exceptions(options)), MIXING, []
     wide = spec.quantization is Quantization.INT16X8
-    steps = recipe.static_wi8_ai16() if wide else recipe.static_wi8_ai8()
-    manager = RecipeManager()
-    manager.load_quantization_recipe(steps)
-    # The smallest and largest value of all samples: the tool's default, a moving average, cuts off what is rare.
-    observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-    observer.calibrate({signature.key: list(batches(calibration, signature.inputs))}, manager)
-    tool = quantizer.Quantizer(bytearray(content), steps)
-    if not spec.integer_io:
-        for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-            tool.update_quantization_recipe(".*", edge, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-    result = tool.quantize(observer.get_model_qsvs(), enable_progress_report=False, enable_progress_bar=False)
-    return bytes(result.quantized_model), f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", []
-
-
-def _unique(content: bytes) -> bytes:
-    model = tensors.read(content)
-    return packing.pack(model) if repairs.make_names_unique(model) else content
+    precision = Precision.INT16X8 if wide else Precision.INT8
+    result = quantize_static(content, feeds, precision=precision, integer_io=spec.integer_io)
+    return result, f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:
@@ -553,4 +604,6 @@ _ROUTES: dict[Quantization, _Route] = {
     Quantization.INT8: _full_integer,
     Quantization.INT16X8: _full_integer,
     Quantization.INT4: _int4,
+    Quantization.MIXED: _mixed,
+    Quantization.QAT: _trained,
 }

@@ -287,7 +287,9 @@ class ConversionConfig:
         lowerings: lowering names; "auto" converts every lowering that the model allows and picks the fastest that
             passes parity.
         quantizations: quantizations to make of each lowering.
-        integer_io: whether int8, int16x8 and qat variants take and give integers.
+        integer_io: whether int8, int16x8 and qat variants take and give integers; a picture then goes into int8 as its
+            bytes less 128, and no operator there computes in float.
+        per_channel: whether int8 and int16x8 weights have one scale a channel, or one a tensor.
         batch: static batch size.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
@@ -304,6 +306,7 @@ class ConversionConfig:
         Quantization.INT16X8,
     )
     integer_io: bool = False
+    per_channel: bool = True
     batch: int = 1
     calibration_samples: int = 200
     time_limit: float = 600.0
