@@ -503,7 +503,7 @@ def _exceptions(options: QuantizationOptions) -> dict[int, Precision]:
 def _trained(
     export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
-    """Int8 of a model with quantizers in it (`edge_dl.compression`): training found every range, nothing is calibrated."""
+    """Int8 of a model with quantizers in it (`edge_dl.compression`): training found every range."""
 
     def configure(converter: Any) -> None:
         import tensorflow as tf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -101,6 +102,11 @@ def sha256_file(path: str | Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def gzip_size(content: bytes) -> int:
+    """Bytes of `content` after gzip (RFC 1952) at its best: what a download or an app package takes."""
+    return len(gzip.compress(content, 9, mtime=0))
 
 
 def member_path(folder: str | Path, name: str) -> Path:

@@ -23,9 +23,10 @@ from edge_dl.files import read_json, write_json
 
 RECORD = "run.json"
 LOCK = ".lock"
-STAGES = ("data", "train", "export", "convert", "verify", "bench", "targets", "report")
+STAGES = ("data", "train", "compress", "export", "convert", "verify", "bench", "targets", "report")
 PACKAGES = (
     "edge-dl", "numpy", "tensorflow", "keras", "jax", "torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-runtime",
+    "tf-keras", "tensorflow-model-optimization",
 )  # fmt: skip
 
 

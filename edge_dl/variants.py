@@ -23,7 +23,8 @@ class Quantization(str, Enum):
     """How numbers are stored and computed.
 
     `dynamic`: int8 weights, float activations. `int8`: full integer. `int16x8`: int16 activations, int8 weights.
-    `int4`: 4-bit weights, float activations.
+    `int4`: 4-bit weights, float activations. `mixed`: int8, int16x8 or float, each operator as an accuracy budget needs
+    it. `qat`: int8 as quantization-aware training left it.
     """
 
     FLOAT32 = "float32"
@@ -32,6 +33,8 @@ class Quantization(str, Enum):
     INT8 = "int8"
     INT16X8 = "int16x8"
     INT4 = "int4"
+    MIXED = "mixed"
+    QAT = "qat"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class VariantSpec:
     Attributes:
         lowering: how recurrent layers are written.
         quantization: how numbers are stored.
-        integer_io: whether `int8` and `int16x8` take and give integers at the model's edge instead of float32.
+        integer_io: whether `int8`, `int16x8` and `qat` take and give integers at the model's edge instead of float32.
     """
 
     lowering: Lowering

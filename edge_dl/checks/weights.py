@@ -14,6 +14,8 @@ WEIGHT_TYPES: dict[Quantization, tuple[str, ...]] = {
     Quantization.INT8: ("int8",),
     Quantization.INT16X8: ("int8",),
     Quantization.INT4: ("int4",),
+    Quantization.MIXED: ("int8", "float32"),
+    Quantization.QAT: ("int8",),
 }
 # Share of weight *elements* that must be of the promised type. Converters leave small layers alone (TFLite's dynamic
 # range: below 1,024 elements) and some keep embedding tables in float, so not every weight; but where most are not,
@@ -25,9 +27,11 @@ SMALLEST_SHARE: dict[Quantization, float] = {
     Quantization.INT8: 0.9,
     Quantization.INT16X8: 0.9,
     Quantization.INT4: 0.5,
+    Quantization.MIXED: 1.0,
+    Quantization.QAT: 0.9,
 }
 # Full integer computes in integers: most operators that compute must give the promised type.
-ACTIVATION_TYPES = {Quantization.INT8: "int8", Quantization.INT16X8: "int16"}
+ACTIVATION_TYPES = {Quantization.INT8: "int8", Quantization.INT16X8: "int16", Quantization.QAT: "int8"}
 SMALLEST_ACTIVATION_SHARE = 0.5
 
 

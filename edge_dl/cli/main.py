@@ -54,6 +54,14 @@ Runtime = Annotated[
 Weights = Annotated[
     str, typer.Option("--weights", metavar="FILE", help="Backbone weights from a file, for transfer learning.")
 ]
+MaxDrop = Annotated[
+    str,
+    typer.Option(
+        "--max-drop",
+        metavar="SHARE",
+        help="Accuracy budget, e.g. 0.5%: what variants may lose; makes `mixed`, the cheapest mix that holds it.",
+    ),
+]
 What = Annotated[str, typer.Argument(help="A recipe, a run folder, or a model: .keras, .h5, SavedModel, .tflite.")]
 
 
@@ -92,6 +100,7 @@ def run(
     unsafe: Unsafe = False,
     weights: Weights = "",
     runtime: Runtime = "",
+    max_drop: MaxDrop = "",
     on: On = None,
     samples: Samples = None,
     time_limit: TargetLimit = None,
@@ -105,7 +114,9 @@ def run(
     settings = compatibility.with_runtime(
         runtime, workflow.with_options(set, {"model.weights": workflow.absolute(weights)})
     )
-    with workflow.open_run(what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe) as folder:
+    with workflow.open_run(
+        what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe, max_drop=max_drop
+    ) as folder:
         workflow.do(folder, workflow.STAGES, ConsoleProgress(), force=force)
         if asked:
             stages.run_targets(folder, asked, ConsoleProgress(), force=force)
@@ -126,6 +137,7 @@ def _stage_command(name: str, summary: str) -> None:
         unsafe: Unsafe = False,
         weights: Weights = "",
         runtime: Runtime = "",
+        max_drop: MaxDrop = "",
         force: Force = False,
         json: Json = False,
     ) -> None:
@@ -135,7 +147,7 @@ def _stage_command(name: str, summary: str) -> None:
             runtime, workflow.with_options(set, {"model.weights": workflow.absolute(weights)})
         )
         with workflow.open_run(
-            what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe
+            what, data, settings, config, out, task=task, custom=custom or (), unsafe=unsafe, max_drop=max_drop
         ) as folder:
             workflow.do(folder, workflow.up_to(folder, name), ConsoleProgress(), force=force)
             workflow.tell(folder, name, json=json)
@@ -145,6 +157,7 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 _stage_command("train", "Train a recipe's model (and load its data first).")
+_stage_command("compress", "Prune, cluster and train for quantization (and what comes before): compression.methods.")
 _stage_command("export", "Write SavedModels with named signatures and static shapes, one a lowering.")
 _stage_command("convert", "Make every variant: lower, quantize, bundle.")
 
@@ -230,6 +243,24 @@ def check(
     from edge_dl.cli import compatibility
 
     compatibility.check(what, runtime, json=json)
+
+
+@app.command()
+@guarded
+def debug(
+    what: Annotated[str, typer.Argument(help="A bundle, a run folder, or a .tflite file: the quantized model.")],
+    variant: Annotated[str, typer.Argument(help="With a run folder: the variant's name.")] = "",
+    reference: Annotated[Path | None, typer.Option("--reference", help="The float32 .tflite or bundle.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="npz of inputs, x/NAME.")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples to run on.")] = 16,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page; by default in the run.")] = None,
+    top: Annotated[int, typer.Option("--top", min=0, help="Operators to print; 0: all.")] = 20,
+    json: Json = False,
+) -> None:
+    """Which operators lose a quantized model's accuracy, and why? Exit code 1: one does real harm."""
+    from edge_dl.cli import debug as debugging
+
+    debugging.debug(what, variant, reference=reference, data=data, samples=samples, out=out, top=top, json=json)
 
 
 @app.command()

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_dl.cli.console import Terminated
-from edge_dl.errors import StageError, UsageError, signal_name
+from edge_dl.cli.source import Kind
+from edge_dl.errors import RefusedError, StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
 from edge_dl.progress import Progress
-from edge_dl.recipe import Recipe, from_json, to_json
+from edge_dl.recipe import Method, Recipe, RecurrentConfig, Task, from_json, to_json
 from edge_dl.runfolder import RunFolder, digest
 from edge_dl.variants import Quantization
 
@@ -43,7 +44,13 @@ def own_model(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def model_path(folder: RunFolder) -> Path:
-    """The model that export starts from: the user's own, or the one that training wrote."""
+    """The model that export starts from: the compressed one where compression is asked for, else the trained one."""
+    compressed = recipe_of(folder).compression.methods
+    return folder.path / "compress" / "model.keras" if compressed else trained_model(folder)
+
+
+def trained_model(folder: RunFolder) -> Path:
+    """The model before any compression: the user's own, or the one that training wrote."""
     own = own_model(folder)
     return Path(own["path"]) if own else folder.path / "train" / "model.keras"
 
@@ -88,6 +95,73 @@ def run_train(folder: RunFolder, progress: Progress, *, force: bool = False) -> 
     _stage(folder, "train", inputs, work, progress, force=force)
 
 
+def run_compress(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
+    """Prune, cluster and train for quantization, as the recipe says, in a child process: it needs tf-keras."""
+    recipe = recipe_of(folder)
+    if not recipe.compression.methods:
+        # What an earlier configuration left would pass for this one's.
+        shutil.rmtree(folder.path / "compress", ignore_errors=True)
+        folder.record["stages"].pop("compress", None)
+        return
+    inputs = {
+        "model": _fingerprint(str(_existing(folder, trained_model(folder)))),
+        "data": _dataset(folder)["sha256"],
+        "task": recipe.task.value,
+        "training": to_json(recipe.training),
+        "compression": to_json(recipe.compression),
+        "batch": recipe.conversion.batch,
+        "own": own_model(folder),
+    }
+
+    def work() -> None:
+        if force:
+            shutil.rmtree(folder.path / "compress", ignore_errors=True)
+        command = [sys.executable, "-m", "edge_dl.cli.compress_child", str(folder.path)]
+        _child("compress", command, TF_USE_LEGACY_KERAS="1", KERAS_BACKEND="tensorflow")
+
+    _stage(folder, "compress", inputs, work, progress, force=force)
+
+
+def check_compression(folder: RunFolder, *, required: bool = False) -> None:
+    """Refuse a compression that cannot work, before the training that comes before it.
+
+    Args:
+        folder: the run folder.
+        required: whether there must be methods.
+
+    Raises:
+        UsageError: a setting is wrong, a package is missing, or there are no layers or true answers to train on.
+        RefusedError: the recipe's network cannot be trained for quantization.
+    """
+    from edge_dl.compression import check_settings, require_tools
+
+    recipe, own = recipe_of(folder), own_model(folder)
+    if not recipe.compression.methods:
+        if required:
+            raise UsageError(
+                "Compression needs methods.",
+                received="compression.methods is empty",
+                todo="For example --set compression.methods=prune,qat (any of prune, cluster, qat).",
+            )
+        return
+    check_settings(recipe.compression)
+    if own is not None and own.get("kind") in (Kind.SAVED_MODEL.value, Kind.TFLITE.value):
+        raise UsageError(
+            "Compression trains Keras layers.",
+            received=f"{own['path']}, a {own['kind']}, which holds operators alone",
+            todo="Start from the .keras file.",
+        )
+    if recipe.task is Task.EMBEDDING:
+        raise UsageError("Compression trains, and an encoder is taken as it is.", received=f"task {recipe.task.value}")
+    if own is None and isinstance(recipe.model, RecurrentConfig) and Method.QAT in recipe.compression.methods:
+        raise RefusedError(
+            "tensorflow-model-optimization has no quantization-aware training for recurrent layers.",
+            todo="Leave qat out of compression.methods; prune and cluster work on them, and conversion.quantizations "
+            "has int8, int16x8 and dynamic.",
+        )
+    require_tools()
+
+
 def run_export(folder: RunFolder, progress: Progress, *, force: bool = False) -> None:
     """Write one SavedModel a lowering, the reference answers, and the calibration samples."""
     recipe = recipe_of(folder)
@@ -128,6 +202,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             labels=_labels(dataset),
             threshold=_threshold(folder),
             limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
+            qat=folder.path / "compress" / "qat" if Method.QAT in recipe.compression.methods else None,
             force=force,
             progress=progress,
         )
@@ -243,17 +318,21 @@ def _labels(dataset: dict[str, Any]) -> tuple[str, ...]:
     return Vocabulary(tuple(dataset["vocabulary"])).to_labels()
 
 
-def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
-    path = model_path(folder)
+def _existing(folder: RunFolder, path: Path) -> Path:
     if not path.exists():
+        stage = "compress" if path.parent.name == "compress" else "train"
         raise UsageError(
-            "A model must be trained before it is exported.",
-            received=f"{folder.path} without {path.name}",
-            todo=f"Run `edge-dl train {folder.path}` first.",
+            "A stage needs what the one before it wrote.",
+            received=f"{folder.path} without {path.parent.name}/{path.name}",
+            todo=f"Run `edge-dl {stage} {folder.path}` first.",
         )
+    return path
+
+
+def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
     conversion = recipe.conversion
     return {
-        "model": _fingerprint(str(path)),
+        "model": _fingerprint(str(_existing(folder, model_path(folder)))),
         "data": _dataset(folder)["sha256"],
         "lowerings": list(conversion.lowerings),
         "batch": conversion.batch,
@@ -265,6 +344,7 @@ def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
 def _convert_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
     return {
         "export": _export_inputs(folder, recipe),
+        "compression": to_json(recipe.compression),
         "conversion": to_json(recipe.conversion),
         "limits": to_json(recipe.checks)["limits"],
         "max_drop": recipe.checks.max_drop,
@@ -278,6 +358,8 @@ def _check_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
 def _fingerprint(source: str) -> Any:
     """What tells one state of a file or folder from another; None for a name that is not a path."""
     path = Path(source)
+    if not source:
+        return None  # An empty path would be the current folder.
     if path.is_file():
         return sha256_file(path)
     if path.is_dir():
@@ -286,14 +368,14 @@ def _fingerprint(source: str) -> Any:
     return None
 
 
-def _child(stage: str, command: list[str]) -> None:
+def _child(stage: str, command: list[str], **environment: str) -> None:
     """Run a stage in a child that shares our terminal; its errors become ours.
 
     Ctrl-C reaches the child as well, SIGTERM is passed on: it gets a moment to save its state.
     """
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "error.json"
-        process = subprocess.Popen(command, env={**os.environ, "EDGE_DL_ERROR_FILE": str(answer)})
+        process = subprocess.Popen(command, env={**os.environ, **environment, "EDGE_DL_ERROR_FILE": str(answer)})
         try:
             code = process.wait()
         except KeyboardInterrupt as stop:

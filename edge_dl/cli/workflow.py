@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from edge_dl.cli import stages
+from edge_dl.cli.budget import with_budget
 from edge_dl.cli.console import ConsoleProgress, print_json, print_table
 from edge_dl.cli.source import Kind, Source, resolve
 from edge_dl.errors import UsageError
@@ -21,6 +22,7 @@ from edge_dl.runfolder import STAGES, RunFolder
 WORK = {
     "data": stages.run_data,
     "train": stages.run_train,
+    "compress": stages.run_compress,
     "export": stages.run_export,
     "convert": stages.run_convert,
     "verify": stages.run_verify,
@@ -38,6 +40,7 @@ def open_run(
     task: str = "",
     custom: Iterable[str] = (),
     unsafe: bool = False,
+    max_drop: str = "",
 ) -> RunFolder:
     """The run folder that a command works in, with its recipe settled.
 
@@ -52,14 +55,17 @@ def open_run(
     if source.kind is Kind.RUN:
         assert source.path is not None
         folder = RunFolder.open(source.path)
-        folder.record["recipe"] = to_json(apply_overrides(stages.recipe_of(folder), overrides))
+        recipe = with_budget(apply_overrides(stages.recipe_of(folder), overrides), max_drop)
+        folder.record["recipe"] = to_json(recipe)
         folder.record["command"] = command
         return folder
     if source.is_model:
-        return _open_own_model(source, overrides, out, command, task=task, custom=custom, unsafe=unsafe)
+        return _open_own_model(
+            source, overrides, out, command, task=task, custom=custom, unsafe=unsafe, max_drop=max_drop
+        )
     from edge_dl.training.recipes import RECIPES
 
-    recipe = apply_overrides(RECIPES[source.name], overrides)
+    recipe = with_budget(apply_overrides(RECIPES[source.name], overrides), max_drop)
     return RunFolder.create(out or Path("runs") / recipe.name, recipe=to_json(recipe), command=command)
 
 
@@ -72,6 +78,7 @@ def _open_own_model(
     task: str,
     custom: Iterable[str],
     unsafe: bool,
+    max_drop: str,
 ) -> RunFolder:
     if "data.source" not in overrides:
         raise UsageError(
@@ -90,7 +97,7 @@ def _open_own_model(
         task=Task(task) if task else _guess_task(str(overrides["data.source"])),
         data=DataConfig(source=str(overrides["data.source"])),
     )
-    recipe = apply_overrides(recipe, overrides)
+    recipe = with_budget(apply_overrides(recipe, overrides), max_drop)
     folder = RunFolder.create(out or Path("runs") / recipe.name, recipe=to_json(recipe), command=command)
     assert source.path is not None
     folder.record["model"] = {
@@ -173,6 +180,9 @@ def up_to(folder: RunFolder, last: str) -> tuple[str, ...]:
 
 def do(folder: RunFolder, names: Iterable[str], progress: Progress, *, force: bool = False) -> None:
     """Run stages in order; those that finished with the same inputs are left alone unless `force`."""
+    names = tuple(names)
+    if "compress" in names:
+        stages.check_compression(folder, required=names[-1] == "compress")
     for name in names:
         if name == "train" and stages.own_model(folder):
             continue  # The user's model is trained already.
@@ -185,7 +195,7 @@ def tell(folder: RunFolder, stage: str, *, json: bool) -> None:
     if stage == "convert":
         _show_outcomes(folder, json=json)
         return
-    place = folder.path / {"train": "train/model.keras", "export": "export"}[stage]
+    place = folder.path / {"train": "train/model.keras", "compress": "compress/model.keras", "export": "export"}[stage]
     if json:
         print_json({"stage": stage, "run": str(folder.path), "result": str(place)})
     else:
@@ -204,6 +214,17 @@ def _show_outcomes(folder: RunFolder, *, json: bool) -> None:
         rows.append([outcome["variant"], outcome["status"], f"{size / 1024:.1f} KiB" if size else "",
                      " ".join(filter(None, (outcome.get("message"), outcome.get("todo"))))])  # fmt: skip
     print_table(["variant", "outcome", "size", "why"], rows)
+    _show_mixes([{"name": outcome["variant"], "conversion": outcome} for outcome in outcomes])
+
+
+def _show_mixes(variants: list[dict[str, Any]]) -> None:
+    """The path to each variant that was made for an accuracy budget."""
+    from edge_dl.report.mixes import HEADS, mix_sections
+
+    for mix in mix_sections(variants):
+        rows = [[("> " if row["chosen"] else "  ") + row["cells"][0], *row["cells"][1:]] for row in mix["rows"]]
+        print()
+        print_table(list(HEADS), rows, title=f"{mix['name']}: what the accuracy budget took")
 
 
 def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
@@ -217,6 +238,7 @@ def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
         print_json(results)
     else:
         _show_variants(results)
+        _show_mixes(results["variants"])
         targets.show(results)
         print(f"\n{results['verdict']['status']}: {paths.html}")
     if silent(results):
