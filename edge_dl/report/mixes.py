@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
-from edge_dl.report.numbers import UNKNOWN
+from edge_dl.report.numbers import UNKNOWN, as_number
 from edge_dl.report.variant_results import mapping, mappings
 
-HEADS = ("candidate", "not in int8", "on validation", "loses", "size", "budget")
+HEADS = ("candidate", "not in int8", "on validation", "loses", "size", "a sample, roughly", "budget")
 
 
 def mix_sections(variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -45,6 +45,7 @@ def _row(step: Mapping[str, Any], place: int) -> dict[str, Any]:
             numbers.metric(step.get("value"), unit),
             UNKNOWN if drop is None else numbers.percent(drop, 2),
             numbers.size(step.get("bytes") or None),
+            UNKNOWN if (ms := as_number(step.get("ms"))) is None else numbers.duration(ms / 1e3),
             verdict,
         ],
     }
