@@ -42,6 +42,8 @@ class DataConfig:
         input: "sequence" or "image": what arrays without a channel axis are; empty: pictures where there is one.
         size: height and width in pixels of what the camera gives, which pictures in files are fitted to; empty: as they
             come where all are alike, else a square of their median short side, at most 256.
+        fit: how pictures of another shape are fitted to that size: "crop" (scaled until they cover it, cut at the middle)
+            or "stretch" (all of it is seen, out of proportion).
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.
@@ -64,6 +66,7 @@ class DataConfig:
     form: str = ""
     input: str = ""
     size: tuple[int, ...] = ()
+    fit: str = "crop"
     validation: float = 0.15
     test: float = 0.2
     boundaries: tuple[int, ...] = ()
@@ -147,7 +150,8 @@ class TransferConfig:
     Attributes:
         backbone: a name from `edge_dl.models.transfer.BACKBONES`, such as "mobilenet" or "mobilenet_v2".
         alpha: width of the backbone: its factor on every layer's channels.
-        size: side in pixels that pictures are resized to in the graph; 0: as they come.
+        size: side in pixels that pictures are resized to in the graph; 0: the shorter side as it comes.
+        crop: cut frames that are not square at the middle; otherwise they are stretched.
         weights: "imagenet" (downloaded by Keras), a weights file of the backbone without its top, or "none" (trained
             from the start).
         dense: units of a hidden dense layer before the head; 0: none.
@@ -159,6 +163,7 @@ class TransferConfig:
     backbone: str = "mobilenet"
     alpha: float = 1.0
     size: int = 224
+    crop: bool = True
     weights: str = "imagenet"
     dense: int = 0
     dropout: float = 0.2

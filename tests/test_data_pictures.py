@@ -208,3 +208,15 @@ def test_a_folder_without_pictures_is_wrong_use(tmp_path: Path) -> None:
 def test_names_of_pictures() -> None:
     assert is_picture("A/IMG_1.JPG")
     assert not is_picture("a.heic")
+
+
+def test_a_picture_can_be_stretched_instead_of_cut(tmp_path: Path) -> None:
+    values = np.zeros((10, 30, 3), np.uint8)
+    values[:, 10:20] = 200
+    stretched = decode(encoded(Image.fromarray(values)), (12, 12), stretch=True)
+    assert (stretched[:, :3] < 50).all()
+    assert (stretched[:, 6] == 200).all()
+    dataset = load(make_folder(tmp_path / "photos"), fit="stretch")
+    assert any("stretched" in note for note in dataset.notes)
+    with pytest.raises(UsageError, match="crop or stretch"):
+        load(tmp_path / "photos", fit="pad")

@@ -9,6 +9,7 @@ from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import DataConfig, Task
 
 INPUTS = ("", "sequence", "image")
+FITS = ("crop", "stretch")
 
 
 def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Progress = SILENT) -> Dataset:
@@ -41,6 +42,8 @@ def _check(config: DataConfig) -> None:
         )
     if config.input not in INPUTS:
         raise UsageError("data.input must be sequence, image or empty.", received=config.input)
+    if config.fit not in FITS:
+        raise UsageError("data.fit must be crop or stretch.", received=config.fit)
     for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples"):
         if getattr(config, key) < 0:
             raise UsageError(f"data.{key} must not be negative.", received=str(getattr(config, key)))

@@ -37,13 +37,14 @@ def picture_size(content: bytes) -> tuple[int, int]:
         return (width, height) if picture.getexif().get(_ORIENTATION) in _ON_ITS_SIDE else (height, width)
 
 
-def decode(content: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode(content: bytes, size: tuple[int, int] | None = None, *, stretch: bool = False) -> np.ndarray:
     """The pixels of a picture file, (height, width, 3) uint8.
 
     Args:
         content: the file's bytes.
         size: height and width to give. The picture is scaled until it covers them (an antialiased triangle filter, as
             `PIL.Image.BILINEAR` is) and cut at the middle. None: as it is.
+        stretch: scale height and width each by its own factor instead, and cut nothing.
 
     Raises:
         UsageError: it is no picture, is cut off, or has so many pixels that it is taken for an attack (Pillow's limit,
@@ -57,7 +58,11 @@ def decode(content: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
             picture.draft("RGB", (max(size), max(size)))
         upright = _rgb(ImageOps.exif_transpose(picture))
         if size is not None and (upright.height, upright.width) != tuple(size):
-            upright = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BILINEAR)
+            wanted = (size[1], size[0])
+            if stretch:
+                upright = upright.resize(wanted, Image.Resampling.BILINEAR)
+            else:
+                upright = ImageOps.fit(upright, wanted, Image.Resampling.BILINEAR)
         return np.array(upright, np.uint8)
 
 

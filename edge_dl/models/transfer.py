@@ -90,12 +90,13 @@ def _prepare(inputs: Any, config: TransferConfig) -> Any:
     height, width, channels = inputs.shape[1:]
     h = inputs
     side = min(height, width)
-    if height != width:
+    if height != width and config.crop:
         down, right = (height - side) // 2, (width - side) // 2
         cut = ((down, height - side - down), (right, width - side - right))
         h = keras.layers.Cropping2D(cut, name="crop")(h)
-    if config.size not in (0, side):
-        h = Resize(config.size, config.size, name="resize")(h)
+    size = config.size or side
+    if tuple(h.shape[1:3]) != (size, size):
+        h = Resize(size, size, name="resize")(h)
     h = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescale")(h)
     if channels == 1:
         h = keras.layers.Concatenate(name="grey_to_rgb")([h, h, h])

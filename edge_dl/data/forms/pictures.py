@@ -52,7 +52,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         placed = _places(files, folder, task)
         sizes, broken = _each(lambda name: pictures.picture_size(folder.content(name)), files)
         size = _size(config, list(sizes.values()), folder)
-        arrays, cut_off = _each(lambda name: pictures.decode(folder.content(name), size), list(sizes))
+        arrays, cut_off = _each(
+            lambda name: pictures.decode(folder.content(name), size, stretch=config.fit == "stretch"), list(sizes)
+        )
         broken |= cut_off
     whole = [name for name in files if name in arrays]
     if not whole:
@@ -64,7 +66,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         x = np.stack([arrays.pop(name) for name in names])
         y = np.array([labels.index(placed[name][1]) for name in names], np.int32)
         parts[part] = Split({"image": x}, {output_name(task): y}, np.array([files.index(name) for name in names]))
-    notes = _notes(sizes, size, broken)
+    notes = _notes(sizes, size, config.fit, broken)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
         notes.append("The source has no test part: its validation part is the test part.")
@@ -148,15 +150,14 @@ def _none_whole(folder: DataFolder, broken: dict[str, str]) -> UsageError:
     )
 
 
-def _notes(sizes: dict[str, tuple[int, int]], size: tuple[int, int], broken: dict[str, str]) -> list[str]:
+def _notes(sizes: dict[str, tuple[int, int]], size: tuple[int, int], fit: str, broken: dict[str, str]) -> list[str]:
     notes = []
     found = Counter(sizes.values())
     if set(found) != {size}:
         (height, width), _ = found.most_common(1)[0]
         others = f" and {len(found) - 1} other sizes" if len(found) > 1 else ""
-        notes.append(
-            f"Pictures of {width}x{height}{others} were scaled and cut at the middle to {size[1]}x{size[0]} pixels."
-        )
+        how = "stretched" if fit == "stretch" else "scaled and cut at the middle"
+        notes.append(f"Pictures of {width}x{height}{others} were {how} to {size[1]}x{size[0]} pixels.")
     if broken:
         shown = "; ".join(f"{name} ({wrong})" for name, wrong in list(broken.items())[:NAMED])
         more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
