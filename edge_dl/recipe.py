@@ -42,8 +42,8 @@ class DataConfig:
         input: "sequence" or "image": what arrays without a channel axis are; empty: pictures where there is one.
         size: height and width in pixels of what the camera gives, which pictures in files are fitted to; empty: as they
             come where all are alike, else a square of their median short side, at most 256.
-        fit: how pictures of another shape are fitted to that size: "crop" (scaled until they cover it, cut at the middle)
-            or "stretch" (all of it is seen, out of proportion).
+        fit: how pictures of another shape are fitted to that size: "crop" (scaled until they cover it, cut at the
+            middle) or "stretch" (all of it is seen, out of proportion).
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.

@@ -89,8 +89,8 @@ RECIPES: dict[str, Recipe] = {
             "mobilenet",
             "Transfer learning: a MobileNet with a new head for your own pictures, --data photos/",
             Task.CLASSIFICATION,
-            # Of a flower at the edge, a cut shows nothing: on 1,200 photos a linear probe of the stretched ones is right
-            # for 87 %, of the cut ones for 84 %.
+            # Of a flower at the edge, a cut shows nothing: on 1,200 photos a linear probe of the stretched ones is
+            # right for 87 %, of the cut ones for 84 %.
             DataConfig("", input="image", fit="stretch"),
             TransferConfig("mobilenet", alpha=0.5, size=224, crop=False),
             TrainingConfig(
