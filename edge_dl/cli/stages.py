@@ -69,7 +69,9 @@ def run_data(folder: RunFolder, progress: Progress, *, force: bool = False) -> N
         from edge_dl import data
 
         with progress.step("data"):
-            dataset = data.load(recipe.data, recipe.task, seed=recipe.training.seed)
+            dataset = data.load(
+                recipe.data, recipe.task, seed=recipe.training.seed, trains=own_model(folder) is None
+            )
             data.save(dataset, folder.path / "data")
 
     _stage(folder, "data", inputs, work, progress, force=force)

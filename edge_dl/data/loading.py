@@ -12,7 +12,9 @@ INPUTS = ("", "sequence", "image")
 FITS = ("crop", "stretch")
 
 
-def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Progress = SILENT) -> Dataset:
+def load(
+    config: DataConfig, task: Task | None, *, seed: int = 0, progress: Progress = SILENT, trains: bool = True
+) -> Dataset:
     """Load the data that `config` names.
 
     Args:
@@ -20,6 +22,7 @@ def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Prog
         task: what the data is for. None: arrays for a model of the user's own (npz only); labels are not checked.
         seed: decides held-out parts and generated data.
         progress: hears of downloads.
+        trains: whether a model will be trained on it: then every named class must stand in the training part.
 
     Raises:
         UsageError: an unknown name or form, a missing or broken file, or data that breaks a rule.
@@ -30,9 +33,10 @@ def load(config: DataConfig, task: Task | None, *, seed: int = 0, progress: Prog
     _check(config)
     if config.source in registry.SETS:
         config = registry.with_defaults(config)
-        return finish(registry.open_set(config, task, seed=seed, progress=progress), config, task, seed=seed)
+        source = registry.open_set(config, task, seed=seed, progress=progress)
+        return finish(source, config, task, seed=seed, trains=trains)
     path = locate(config.source, registry.SETS)
-    return finish(forms.read(path, config, task), config, task, seed=seed)
+    return finish(forms.read(path, config, task), config, task, seed=seed, trains=trains)
 
 
 def _check(config: DataConfig) -> None:

@@ -40,7 +40,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int) -> Dataset:
+def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, trains: bool = True) -> Dataset:
     """Cut the parts that the source does not have, apply `config.limit`, check everything.
 
     The test part is only ever cut from a source without parts; validation only from the training part.
@@ -97,7 +97,7 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int) 
         forecast=source.forecast,
         notes=tuple(notes),
     )
-    check_dataset(dataset)
+    check_dataset(dataset, trains=trains)
     return replace(dataset, sha256=data_hash(dataset.parts))
 
 

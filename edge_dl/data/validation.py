@@ -27,8 +27,12 @@ MEANING = {
 }
 
 
-def check_dataset(dataset: Dataset) -> None:
+def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
     """Check a whole data set.
+
+    Args:
+        trains: whether a model is trained on it. For one that is trained already the training part only calibrates,
+            and need not hold every class that the model knows.
 
     Raises:
         UsageError: an array is empty, of the wrong rank or type, holds NaN or infinity; parts disagree in shape, share
@@ -45,7 +49,7 @@ def check_dataset(dataset: Dataset) -> None:
     _check_same_shapes(dataset)
     _check_overlap(dataset)
     if dataset.task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
-        _check_labels(dataset, next(iter(dataset.train.y)))
+        _check_labels(dataset, next(iter(dataset.train.y)), trains)
     if dataset.vocabulary:
         for part, split in dataset.parts.items():
             for name, array in {**split.x, **split.y}.items():
@@ -163,7 +167,7 @@ def _check_range(array: np.ndarray, size: int, where: str, noun: str, of: str) -
         )
 
 
-def _check_labels(dataset: Dataset, name: str) -> None:
+def _check_labels(dataset: Dataset, name: str, trains: bool) -> None:
     classes = len(dataset.labels)
     # A single class says nothing of what is alike, but its pictures can be embedded and compared all the same.
     if classes < (1 if dataset.task is Task.EMBEDDING else 2):
@@ -179,7 +183,7 @@ def _check_labels(dataset: Dataset, name: str) -> None:
             raise UsageError("Labels must be whole numbers.", received=f"{part} {name} of type {split.y[name].dtype}")
         _check_range(split.y[name], classes, f"{part} {name}", "labels", "the known classes")
     counts = np.bincount(dataset.train.y[name].ravel(), minlength=classes)
-    if (counts == 0).any():
+    if trains and (counts == 0).any():
         missing = [dataset.labels[number] for number in np.flatnonzero(counts == 0)]
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UsageError(
