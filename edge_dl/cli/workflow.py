@@ -240,6 +240,7 @@ def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
         _show_variants(results)
         _show_mixes(results["variants"])
         targets.show(results)
+        _show_compression(results)
         print(f"\n{results['verdict']['status']}: {paths.html}")
     if silent(results):
         raise typer.Exit(3)
@@ -258,12 +259,23 @@ def _show_variants(results: Mapping[str, Any]) -> None:
                 ("> " if variant["chosen"] else "  ") + variant["name"],
                 variant["verdict"],
                 numbers.size(variant["bytes"]),
+                numbers.size(variant["gzip_bytes"]),
                 f"{metric['name']} {metric['value']:.4f}" if metric.get("value") is not None else "",
                 "" if latency is None else numbers.duration(latency / 1e3),
                 variant["conversion"]["message"],
             ]
         )
-    print_table(["variant", "parity", "size", "on the test split", "p50", "why not made"], rows)
+    print_table(["variant", "parity", "size", "gzip", "on the test split", "p50", "why not made"], rows)
+
+
+def _show_compression(results: Mapping[str, Any]) -> None:
+    from edge_dl.report.compression import compression_failures, compression_section
+
+    if section := compression_section(results):
+        print(
+            "\n"
+            + " ".join([section["text"], *(item["message"] for item in compression_failures(results["compression"]))])
+        )
 
 
 def verify(

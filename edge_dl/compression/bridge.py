@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import tf_keras
+from tf_keras.src.engine.keras_tensor import KerasTensor
 
 from edge_dl.bundle import TensorSpec
 from edge_dl.compression.twins import Carried, make_twin
@@ -216,7 +217,7 @@ class _Builder:
                 "and takes more than one argument.",
             )
         flat = keras.tree.flatten((arguments, keywords))
-        places = [place for place, value in enumerate(flat) if tf_keras.backend.is_keras_tensor(value)]
+        places = [place for place, value in enumerate(flat) if isinstance(value, KerasTensor)]
 
         def call(tensors: Any) -> Any:
             filled = list(flat)

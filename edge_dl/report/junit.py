@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from typing import Any
 
+from edge_dl.report.compression import COMPRESSION, compression_failures
 from edge_dl.report.numbers import as_number
 from edge_dl.report.target_results import NOT_RUN, no_answer
 from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE
@@ -35,6 +36,12 @@ def to_junit(results: Mapping[str, Any]) -> bytes:
             totals[key] += count
         suite.attrib.update({key: str(count) for key, count in counts.items()})
         suite.set("time", _time(variant["conversion"]["seconds"]))
+    if results.get("compression"):
+        suite = ElementTree.SubElement(root, "testsuite", name=COMPRESSION)
+        _compression_cases(suite, results)
+        for key, count in _counts(suite).items():
+            suite.set(key, str(count))
+            totals[key] += count
     root.attrib.update({key: str(count) for key, count in totals.items()})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
@@ -89,6 +96,15 @@ def _target_case(suite: ElementTree.Element, variant: str, target: Mapping[str, 
             failure.text = _text("\n".join(failed))
         elif result["verdict"] == NOT_ENOUGH:
             ElementTree.SubElement(case, "skipped", message=_text(result["message"]))
+
+
+def _compression_cases(suite: ElementTree.Element, results: Mapping[str, Any]) -> None:
+    """One case: whether the compressed model kept the trained model's metrics."""
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=_text(f"{results['name']}.{COMPRESSION}"), name="metric", time="0"
+    )
+    for failure in compression_failures(results["compression"]):
+        ElementTree.SubElement(case, "failure", message=_text(failure["message"]), type="metric")
 
 
 def _values(check: Mapping[str, Any]) -> str:

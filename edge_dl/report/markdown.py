@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
+from edge_dl.report.compression import compression_section
 from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.target_view import integer_text, target_line, target_sections
@@ -51,6 +52,11 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             )
             for row in mix["rows"]
         ]
+    if compression := compression_section(results):
+        lines += ["", "### Compression", "", escape(compression["text"])]
+        for _, heads, rows in compression["tables"][:1]:
+            lines += ["", _row(heads), "|---|" + "--:|" * (len(heads) - 1)]
+            lines += [_row([escape(cell) for cell in row]) for row in rows]
     failures = shown_failures(results)
     if failures:
         lines += ["", "### Checks that did not pass", ""]
@@ -98,12 +104,12 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
     metrics = [variant["metric"] for variant in variants if variant["metric"].get("name")]
     metric = metrics[0] if metrics else {}
     timed = any(latency_seconds(variant) is not None for variant in variants)
-    heads = ["variant", "verdict", "size", "smaller"]
+    heads = ["variant", "verdict", "size", "smaller", "gzip"]
     if metric:
         heads += [str(metric["name"]).replace("_", " "), "change"]
     if timed:
         heads += ["latency p50", f"against {results['baseline']}" if results["baseline"] else "comparison"]
-    numeric = {"size", "smaller", "latency p50", "change", heads[4] if metric else ""}
+    numeric = {"size", "smaller", "gzip", "latency p50", "change", heads[5] if metric else ""}
     lines = [
         _row([escape(head) for head in heads]),
         "|" + "|".join("--:" if head in numeric else "---" for head in heads) + "|",
@@ -118,6 +124,7 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
             f"{_SIGNS[kind]} {word}",
             numbers.size(variant["bytes"]),
             numbers.times(variant["ratio"]),
+            numbers.size(variant["gzip_bytes"]),
         ]
         if metric:
             unit = str(variant["metric"].get("unit") or "")

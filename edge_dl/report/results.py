@@ -15,6 +15,7 @@ from edge_dl import __version__
 from edge_dl.errors import UsageError
 from edge_dl.files import read_json
 from edge_dl.report import shapes
+from edge_dl.report.compression import compression_failures
 from edge_dl.report.numbers import as_number
 from edge_dl.report.shapes import sieve
 from edge_dl.report.target_results import target_failures, target_results, target_verdicts
@@ -99,6 +100,7 @@ def collect(run: str | Path) -> dict[str, Any]:
     targets = target_results(run, variants, files.mapping, files.notes)
     training = files.mapping("train/history.json", shapes.HISTORY)
     plan = files.mapping("export/plan.json", shapes.PLAN) or {}
+    compression = _compression(files, recipe)
     return {
         "schema": SCHEMA,
         "format": FORMAT,
@@ -106,7 +108,7 @@ def collect(run: str | Path) -> dict[str, Any]:
         "name": str(recipe.get("name") or run.resolve().name),
         "summary": str(recipe.get("summary") or ""),
         "task": str(recipe.get("task") or mapping(data).get("task") or ""),
-        "verdict": _verdict(variants, targets, _held(variants, selection, recipe)),
+        "verdict": _verdict(variants, targets, _held(variants, selection, recipe), compression_failures(compression)),
         "chosen": chosen,
         "baseline": baseline["name"] if baseline else None,
         "variants": variants,
@@ -117,6 +119,7 @@ def collect(run: str | Path) -> dict[str, Any]:
         "answers": _answers(files, variants, chosen),
         "data": _data(data),
         "training": _training(training),
+        "compression": compression,
         "gradient_flow": files.mapping("train/gradient_flow.json", shapes.GRADIENT_FLOW),
         "recipe": recipe or None,
         "model": record.get("model"),
@@ -148,10 +151,14 @@ def _held(
 
 
 def _verdict(
-    variants: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]], held: Sequence[str]
+    variants: Sequence[Mapping[str, Any]],
+    targets: Sequence[Mapping[str, Any]],
+    held: Sequence[str],
+    compression: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Fail when a check of a held variant failed, not enough samples when one is undecided, pass when all passed.
 
+    A compression that lost more than it may fails the run: all variants are held against the compressed model alone.
     Checks here and on targets count alike, and a target that gave no answer has failed. A conversion that was refused
     or crashed is no failed check: nothing was made that could be wrong. It is counted.
     """
@@ -159,6 +166,7 @@ def _verdict(
     counts = {kind: sum(variant["verdict"] == kind for variant in variants) for kind in kinds}
     verdicts = [variant["verdict"] for variant in variants if variant["name"] in held]
     verdicts += target_verdicts(targets, held)
+    verdicts += [FAIL] * len(compression)
     status = next((kind for kind in (FAIL, NOT_ENOUGH, PASS) if kind in verdicts), NOT_CHECKED)
     failures = [
         {
@@ -175,6 +183,7 @@ def _verdict(
         if check.get("verdict") in (FAIL, NOT_ENOUGH)
     ]
     failures += target_failures(targets, held)
+    failures += compression
     failures.sort(key=lambda failure: (not failure["held"], failure["verdict"] != FAIL))
     return {"status": status, "held": list(held), "counts": counts, "failures": failures}
 
@@ -239,6 +248,14 @@ def _training(history: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     seconds = [value for epoch in epochs if (value := as_number(epoch.get("seconds"))) is not None]
     return {**({"seconds": round(sum(seconds), 3)} if seconds else {}), **history, "epochs": epochs}
+
+
+def _compression(files: RunFiles, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What compression.json says, with the epochs of every method; None where the recipe asks for none."""
+    record = files.mapping("compress/compression.json", shapes.COMPRESSION)
+    if record is None or not mapping(recipe.get("compression")).get("methods"):
+        return None
+    return {**record, "history": files.mapping("compress/history.json", shapes.COMPRESSION_HISTORY) or {}}
 
 
 def _reproduce(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,49 @@ HISTORY = {
     "best_epoch": float,
     "samples_per_second": float,
 }
+_KERNEL = {
+    "layer": str,
+    "number": float,
+    "kind": str,
+    "shape": [float],
+    "weights": float,
+    "zeros": float,
+    "values": float,
+    "channel_values": float,
+}
+_SIZES = {"bytes": float, "gzip_bytes": float}
+COMPRESSION = {
+    "methods": [str],
+    "weights": {"before": _SIZES, "after": _SIZES},
+    "phases": [
+        {
+            "method": str,
+            "touched": [str],
+            "left_alone": {"*": str},
+            "zeros": float,
+            "kernels": [_KERNEL],
+            "rounded": [_KERNEL],
+            **_SIZES,
+        }
+    ],
+    "metrics": [
+        {
+            "name": str,
+            "unit": str,
+            "output": str,
+            "higher_is_better": bool,
+            "relative": bool,
+            "reference": float,
+            "variant": float,
+            "drop": float,
+            "low": float,
+            "high": float,
+            "max_drop": float,
+            "verdict": str,
+        }
+    ],
+}
+COMPRESSION_HISTORY = {"trained": ANY_NUMBERS, "phases": [{"method": str, "epochs": [ANY_NUMBERS]}]}
 GRADIENT_FLOW = {"steps": [float], "curves": {"*": [float]}}
 PLAN = {"left_out": {"*": str}}
 OUTCOME = {
@@ -62,6 +105,7 @@ OUTCOME = {
     "todo": str,
     "signal": str,
     "seconds": float,
+    "gzip_bytes": float,
     "tool": str,
     "notes": [str],
     "log": [str],

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_dl.checks import inspect_model
 from edge_dl.errors import EdgeError
+from edge_dl.files import gzip_size
 from edge_dl.report import shapes
 from edge_dl.report.numbers import as_number
 from edge_dl.variants import VariantSpec
@@ -65,6 +66,7 @@ def variant_results(
         "conversion": _conversion(outcome, manifest, made),
         "bundle": f"variants/{name}" if manifest else None,
         "bytes": _bytes(run, name, manifest) if made else None,
+        "gzip_bytes": _gzip_bytes(run, name, outcome) if made else None,
         "weight_bytes": _weights(parity, inspection or {}),
         "signature": manifest.get("signature"),
         "made_by": mapping(manifest.get("made_by")),
@@ -149,6 +151,14 @@ def _bytes(run: Path, name: str, manifest: Mapping[str, Any]) -> int | None:
         return stated
     model = run / "variants" / name / "model.tflite"
     return model.stat().st_size if model.is_file() else None
+
+
+def _gzip_bytes(run: Path, name: str, outcome: Mapping[str, Any]) -> int | None:
+    stated = as_number(outcome.get("gzip_bytes"))
+    if stated:
+        return int(stated)
+    model = run / "variants" / name / "model.tflite"
+    return gzip_size(model.read_bytes()) if model.is_file() else None
 
 
 def _weights(*sources: Mapping[str, Any]) -> dict[str, int]:

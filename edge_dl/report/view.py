@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_dl.report import numbers
 from edge_dl.report.answers import answer_section
+from edge_dl.report.compression import compression_section
 from edge_dl.report.details import variant_details
 from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN, as_number
@@ -65,7 +66,7 @@ class View:
         self.target_columns = target_columns(results)
         self.targets = target_sections(results)
         self.targets_note = _targets_note(results)
-        self.columns = 1 + self.has_metric + 2 * self.has_parity + 2 * self.has_latency + len(self.target_columns)
+        self.columns = 2 + self.has_metric + 2 * self.has_parity + 2 * self.has_latency + len(self.target_columns)
         self.headline = headline(results)
         self.subtitle = _subtitle(results)
         self.failures = shown_failures(results)
@@ -76,6 +77,7 @@ class View:
         self.tiles = _tiles(results, self.metric)
         self.variants_note = _variants_note(results)
         self.mixes, self.mix_heads = mix_sections(variants), HEADS
+        self.compression = compression_section(results)
         self.selection = _selection(results)
         asked = mapping(mapping(results["recipe"]).get("conversion")).get("lowerings") or []
         self.selection_title = "What auto tried" if "auto" in asked else "Which variant is fastest"
@@ -114,6 +116,7 @@ class View:
             "Unmade": bool(self.unmade),
             "Answers": bool(self.answers),
             "Training": bool(results["training"] or results["gradient_flow"]),
+            "Compression": bool(self.compression),
             "Details": bool(self.details),
             "Reproduce": True,
         }
@@ -138,6 +141,7 @@ class View:
             "word": word,
             "verdict_order": _VERDICT_ORDER.index(variant["verdict"]),
             "bytes": variant["bytes"],
+            "gzip_bytes": variant["gzip_bytes"],
             "smaller": numbers.smaller(variant["ratio"]),
             "metric": {"value": as_number(variant["metric"].get("value"))},
             "change": metric_change(variant["metric"]),

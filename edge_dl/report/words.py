@@ -42,7 +42,10 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     # With `auto`, one variant a quantization is taken; without, every one counts.
     taken = "chosen" if _tried(results) else "checked"
     elsewhere = target_verdicts(results["targets"], verdict["held"])
-    if verdict["status"] == FAIL and FAIL not in checked:
+    if any(failure["variant"] == "compression" for failure in verdict["failures"]):
+        here = f" Held against the compressed model, {_others(checked)}." if checked else ""
+        text = f"Compression lost more than it may.{here}"
+    elif verdict["status"] == FAIL and FAIL not in checked:
         here = f" Here, {_others(checked)}." if checked else ""
         text = f"{elsewhere.count(FAIL)} of {plural(len(elsewhere), 'check')} on {_places(results)} failed.{here}"
     elif verdict["status"] == FAIL:
