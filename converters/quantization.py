@@ -504,6 +504,11 @@ def _trained(
     export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
     """Int8 of a model with quantizers in it (`edge_dl.compression`): training found every range."""
+    if not options.per_channel:
+        raise RefusedError(
+            "qat was trained with one scale a channel for convolutions, and has no other.",
+            todo="Use int8 with conversion.per_channel=false.",
+        )
 
     def configure(converter: Any) -> None:
         import tensorflow as tf
