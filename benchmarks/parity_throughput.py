@@ -66,7 +66,7 @@ def convert_models(folder: str) -> list[str]:
 
 
 def bare_loop(path: Path, inputs: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
-    """The loop that a user would write around the runtime, for a model of static batch 1 with float inputs."""
+    """The loop that a user would write around the runtime, for a model of static batch 1."""
     _, module, _ = agent.find_runtime()
 
     def run() -> dict[str, np.ndarray]:
@@ -94,12 +94,14 @@ def bare_loop(path: Path, inputs: dict[str, np.ndarray]) -> Callable[[], dict[st
 def compare(path: Path, samples: int, rounds: int) -> list[str]:
     session = open_session(path)
     model = Path(session.path, "model.tflite") if session.manifest else path
-    spec_shapes = {name: spec.shape for name, spec in session.inputs.items()}
-    if session.is_step or session.batch != 1 or any(spec.dtype != "float32" for spec in session.inputs.values()):
-        raise SystemExit(f"{path}: this benchmark takes whole models of batch 1 with float32 inputs.")
+    if session.is_step or session.batch != 1 or {s.dtype for s in session.inputs.values()} - {"float32", "uint8"}:
+        raise SystemExit(f"{path}: this benchmark takes whole models of batch 1 with float32 or uint8 inputs.")
     generator = np.random.default_rng(0)
     inputs = {
-        name: generator.standard_normal((samples, *shape[1:])).astype("float32") for name, shape in spec_shapes.items()
+        name: generator.integers(0, 256, (samples, *spec.shape[1:]), np.uint8)
+        if spec.dtype == "uint8"
+        else generator.standard_normal((samples, *spec.shape[1:]), np.float32)
+        for name, spec in session.inputs.items()
     }
     ways: dict[str, Callable[[], dict[str, np.ndarray]]] = {
         "bare interpreter calls": bare_loop(model, inputs),
@@ -118,7 +120,7 @@ def compare(path: Path, samples: int, rounds: int) -> list[str]:
     first = answers["bare interpreter calls"]
     same = all(np.array_equal(value, other[key]) for other in answers.values() for key, value in first.items())
     bare = seconds["bare interpreter calls"]
-    lines = [f"{path.name}: {samples} samples, all answers bit-identical: {'yes' if same else 'NO'}"]
+    lines = [f"{'/'.join(path.parts[-3:])}: {samples} samples, all answers bit-identical: {'yes' if same else 'NO'}"]
     for name, times in seconds.items():
         ratio = statistics.median(time / other for time, other in zip(times, bare, strict=True))
         each = statistics.median(times) / samples * 1e6

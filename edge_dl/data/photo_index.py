@@ -121,7 +121,7 @@ def index_photos(encoder: Encoder, folder: Path, progress: Progress = SILENT) ->
                 try:
                     pictures[name] = read_photo(files[name], encoder.size)
                 except UsageError as error:
-                    left_out[name] = error.received
+                    left_out[name] = error.received.removeprefix(f"{files[name]}: ")
             if pictures:
                 vectors = encoder.encode(np.stack(list(pictures.values())))
                 known |= {marks[name]: vector for name, vector in zip(pictures, vectors, strict=True)}
