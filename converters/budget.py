@@ -193,7 +193,8 @@ class _Search:
     def _give_back(self, moves: list[dict[str, Any]]) -> _Candidate:
         """The candidate that is left when moves which the budget does not need are taken back."""
         kept = moves
-        for move in moves[-2::-1][:MOST_GIVEN_BACK]:  # Without the last one the budget was not held.
+        # The last one comes last: without it the budget was not held, but one of two may have done for both.
+        for move in [*moves[-2::-1][:MOST_GIVEN_BACK], moves[-1]]:
             without = [item for item in kept if item is not move]
             if self._try(without).step.holds:
                 kept = without

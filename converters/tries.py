@@ -126,7 +126,7 @@ def rank(run: str, bundle: str, reference: str) -> dict[str, Any]:
     report = measure_layers(bundle, reference, {name: value[np.unique(rows)] for name, value in inputs.items()})
     graph = read_graph(Path(reference) / MODEL).subgraphs[0]
     return {
-        "moves": find_moves(report.by_share(), graph),
+        "moves": find_moves(report.layers, graph),
         "names": {str(layer.reference_number): layer.name.split(";")[0] for layer in report.layers},
         "operators": [layer.reference_number for layer in report.layers],
     }
@@ -135,42 +135,32 @@ def rank(run: str, bundle: str, reference: str) -> dict[str, Any]:
 def find_moves(layers: Sequence[LayerError], graph: Subgraph) -> list[dict[str, Any]]:
     """Moves of operators to a wider precision, in the order of the errors that they take away.
 
-    An operator whose error comes from rounding its output needs a wider type for the output: it, what passes the output
-    on, and who reads it compute with int16 activations, which costs no weight. One whose error comes from its weights
-    becomes float32. After all of these, the first kind becomes float32 too, and in the end everything is.
+    Rounding an operator's output needs a wider type for the output: the operator, what passes the output on, and who
+    reads it compute with int16 activations, which costs no weight. What its weights and inputs lose needs float32 for
+    the operator alone. An operator may need both, and each is a move of its own. After all of these, the first kind
+    becomes float32 too.
 
     Args:
-        layers: measured operators, the largest share first.
+        layers: measured operators.
         graph: the float32 model's main graph.
 
     Returns:
-        By move: "operator" (number that it is about), "operators" (numbers moved), "precision", "share", "why".
+        By move: "operators" (numbers moved), "precision", "share" (of the error at the outputs).
     """
-    moves = []
+    moves: list[dict[str, Any]] = []
     for layer in layers:
-        if layer.share <= 0:
-            continue
-        operators = [layer.reference_number]
-        precision = Precision.FLOAT32
-        if layer.rounding is not None and layer.rounding >= 0.5:
-            operators = sorted({layer.reference_number, *_readers(graph, layer.reference_number)})
-            if all(has_kernel(graph.operators[number].name, Precision.INT16X8) for number in operators):
-                precision = Precision.INT16X8
-        moves.append(
-            {
-                "operator": layer.reference_number,
-                "operators": operators,
-                "precision": precision.value,
-                "share": layer.share,
-                "why": layer.reasons[0] if layer.reasons else "",
-            }
-        )
-    again = [
-        {**move, "precision": Precision.FLOAT32.value, "why": "int16 activations were not enough"}
-        for move in moves
-        if move["precision"] == Precision.INT16X8.value
-    ]
-    return moves + again
+        number, rounding = layer.reference_number, layer.rounding or 0.0
+        if layer.share * rounding > 0:
+            together = sorted({number, *_readers(graph, number)})
+            wide = all(has_kernel(graph.operators[place].name, Precision.INT16X8) for place in together)
+            precision = Precision.INT16X8 if wide else Precision.FLOAT32
+            moves.append({"operators": together, "precision": precision.value, "share": layer.share * rounding})
+        if layer.share * (1 - rounding) > 0:
+            alone = {"operators": [number], "precision": Precision.FLOAT32.value}
+            moves.append({**alone, "share": layer.share * (1 - rounding)})
+    moves.sort(key=lambda move: -move["share"])
+    wide_ones = [move for move in moves if move["precision"] == Precision.INT16X8.value]
+    return moves + [{**move, "precision": Precision.FLOAT32.value} for move in wide_ones]
 
 
 def _readers(graph: Subgraph, number: int) -> set[int]:

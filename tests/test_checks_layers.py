@@ -144,8 +144,8 @@ PLAIN = WeightRange(low=-1.0, high=1.0, spread=1.0, input_spread=1.0, scales=1, 
         ({"spread": 90.0}, {}, 0.9, "activation ranges of channels differ 90-fold"),
         ({"inner": 0.03}, {}, 0.9, "99.9 % of the values lie within 3.0% of the range"),
         ({}, {"input_spread": 1000.0}, 0.0, "weight ranges of input channels differ 1000-fold"),
-        ({}, {}, 0.75, "rounding its output to int8 makes 75% of its error"),
-        ({}, {}, 0.25, "rounding its weights and inputs makes 75% of its error"),
+        ({}, {}, 0.75, "rounding its output to int8 makes 75% of its effect"),
+        ({}, {}, 0.25, "rounding its weights and inputs makes 75% of its effect"),
     ],
 )
 def test_reasons(activation: dict, weight: dict, rounding: float, words: str) -> None:

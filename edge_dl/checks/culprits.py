@@ -33,7 +33,7 @@ def find_reasons(
     Args:
         activation: its output.
         weight: its weights; None for an operator without.
-        rounding: share of its own error that rounding the output explains; None: no own error.
+        rounding: share of its effect at the outputs that rounding its output has; None: without effect.
         share: share of the error at the model's outputs that it causes.
         output_snr_db: signal-to-noise ratio at the outputs if it alone were quantized; None: without effect.
     """
@@ -58,14 +58,14 @@ def find_reasons(
             f"activation outliers: 99.9 % of the values lie within {activation.inner / largest:.1%} of the range"
         )
     if rounding >= 0.5:
-        reasons.append(f"rounding its output to {activation.dtype} makes {rounding:.0%} of its error")
+        reasons.append(f"rounding its output to {activation.dtype} makes {rounding:.0%} of its effect")
     elif weight is not None and weight.scales:
         if weight.input_spread > WIDE_INPUT_SPREAD:
             reasons.append(
                 f"weight ranges of input channels differ {weight.input_spread:.0f}-fold, and share their scales"
             )
-        reasons.append(f"rounding its weights and inputs makes {1 - rounding:.0%} of its error")
+        reasons.append(f"rounding its weights and inputs makes {1 - rounding:.0%} of its effect")
     else:
-        reasons.append(f"rounding its inputs makes {1 - rounding:.0%} of its error")
+        reasons.append(f"rounding its inputs makes {1 - rounding:.0%} of its effect")
     harmful = share >= CULPRIT_SHARE and output_snr_db is not None and output_snr_db < CULPRIT_DB
     return tuple(reasons), harmful

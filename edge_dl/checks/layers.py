@@ -4,11 +4,12 @@ Three errors are told apart, all against the sibling and on the same samples:
 
 - *cumulative*: how far an operator's output is from the sibling's. What operators before it lost is in it.
 - *own*: how far its output is from what the float32 operator makes of the same (quantized) inputs. Rounding at an input
-  (a QUANTIZE) belongs to the operator that reads it. The part of it that rounding the output to its type explains is
-  `rounding`; the rest comes from the weights, the inputs and the kernel.
+  (a QUANTIZE) belongs to the operator that reads it.
 - *share*: the own error alone is added to the float32 model, and the power of what comes out at the model's outputs is
   held against the sum over all operators. So an error that the operators behind it smooth away counts little, and one
-  that they amplify counts much. That is exact for small errors, which add up; where they do not, it ranks.
+  that they amplify counts much. That is exact for small errors, which add up; where they do not, it ranks. What
+  rounding the output to its type does is measured apart from the rest (weights, inputs, kernel): `rounding`. Powers at
+  the operator itself would not tell, since a large channel drowns the small ones that rounding takes.
 
 The last two are computed by the runtime's float32 kernels (`edge_dl.checks.probes`).
 """
@@ -16,7 +17,7 @@ The last two are computed by the runtime's float32 kernels (`edge_dl.checks.prob
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from edge_dl.errors import UsageError
 from edge_dl.progress import SILENT, Progress
 
 FORMAT = 1
-# Model runs that finding the shares may take: one an operator and call. 16 samples of a network of 250 operators.
-MOST_RUNS = 4000
+# Model runs that finding the shares may take, three an operator and call: 16 samples of a network of 60 operators.
+MOST_RUNS = 3000
+RUNS_EACH = 3
 # Values of a tensor that each call adds to the sample from which quantiles come.
 QUANTILE_VALUES = 4096
 INNER = 0.999
@@ -105,7 +107,8 @@ class LayerError:
         error: cumulative error, root mean square relative to the sibling's; None: not finite.
         own_snr_db: signal-to-noise ratio of its own error; None: it makes none.
         own_error: its own error, likewise relative; None: it could not be computed alone.
-        rounding: share of the own error's power that rounding the output explains; None: no own error.
+        rounding: share of its effect at the outputs that rounding its output has, as against its weights and inputs;
+            None: without effect.
         share: share of the error at the model's outputs that its own error causes.
         output_snr_db: signal-to-noise ratio at the model's outputs if this operator alone were quantized; None: without
             effect.
@@ -261,9 +264,9 @@ class _Sums:
     noise: float = 0.0
     own_signal: float = 0.0
     own_noise: float = 0.0
-    rounding: float = 0.0
     own_known: bool = False
-    effect: np.ndarray | None = None  # Power at each of the model's outputs.
+    # Power at each of the model's outputs: of the own error, of its rounding alone, and of the rest alone.
+    effects: np.ndarray | None = None
     low: float = math.inf
     high: float = -math.inf
     beyond: int = 0
@@ -283,7 +286,7 @@ class _Run:
         self.output_signal: np.ndarray | None = None
         self.finite = True
         operators = len({pair.operator for pair in pairs})
-        self.most_measured = max(1, MOST_RUNS // max(operators, 1))
+        self.most_measured = max(1, MOST_RUNS // (RUNS_EACH * max(operators, 1)))
 
     def add(self, sample: Sample) -> None:
         """Run one sample."""
@@ -319,8 +322,8 @@ class _Run:
                 sums.beyond += int(((want < held[0] - half) | (want > held[1] + half)).sum())
         return given
 
-    def _find_own(self, given: Mapping[int, np.ndarray]) -> dict[Pair, np.ndarray]:
-        """What each operator adds to the error that it is fed with."""
+    def _find_own(self, given: Mapping[int, np.ndarray]) -> dict[Pair, tuple[np.ndarray, np.ndarray]]:
+        """What each operator adds to the error that it is fed with, and what of that is rounding its output."""
         values = {}
         for index in self.probe.tensors:
             value = given.get(index)
@@ -341,29 +344,32 @@ class _Run:
             if noise <= NO_ERROR * signal:
                 continue
             sums.own_noise += noise
-            sums.rounding += _rounding_power(want, self.ours.main.tensors[pair.tensor])
-            own[pair] = error
+            own[pair] = error, _rounded(want, self.ours.main.tensors[pair.tensor]) - want
         return own
 
-    def _find_effects(self, own: Mapping[Pair, np.ndarray]) -> None:
+    def _find_effects(self, own: Mapping[Pair, tuple[np.ndarray, np.ndarray]]) -> None:
         """What each operator's own error does at the model's outputs when nothing else errs."""
         inputs = self._inputs()
         right = [value.astype(np.float64) for value in self.probe.answers(inputs, {})]
         signal = np.array([float(np.sum(value * value)) for value in right])
         self.output_signal = signal if self.output_signal is None else self.output_signal + signal
-        for errors in self._by_operator(own):
-            added = {pair.other_tensor: error for pair, error in errors.items()}
-            answers = self.probe.answers(inputs, added)
-            effect = np.array([float(np.sum((a - b) ** 2)) for a, b in zip(answers, right, strict=True)])
-            sums = self.sums[next(iter(errors))]
-            sums.effect = effect if sums.effect is None else sums.effect + effect
 
-    def _by_operator(self, own: Mapping[Pair, np.ndarray]) -> Iterator[dict[Pair, np.ndarray]]:
-        """Errors of all outputs of one operator after the other."""
-        grouped: dict[int, dict[Pair, np.ndarray]] = {}
-        for pair, error in own.items():
-            grouped.setdefault(pair.operator, {})[pair] = error
-        yield from grouped.values()
+        def effect(errors: Mapping[int, np.ndarray]) -> list[float]:
+            if not any(error.any() for error in errors.values()):
+                return [0.0] * len(right)
+            answers = self.probe.answers(inputs, errors)
+            return [float(np.sum((a - b) ** 2)) for a, b in zip(answers, right, strict=True)]
+
+        grouped: dict[int, list[Pair]] = {}
+        for pair in own:
+            grouped.setdefault(pair.operator, []).append(pair)
+        for pairs in grouped.values():  # All outputs of one operator together.
+            whole = {pair.other_tensor: own[pair][0] for pair in pairs}
+            rounding = {pair.other_tensor: own[pair][1] for pair in pairs}
+            rest = {index: error - rounding[index] for index, error in whole.items()}
+            found = np.array([effect(whole), effect(rounding), effect(rest)])
+            sums = self.sums[pairs[0]]
+            sums.effects = found if sums.effects is None else sums.effects + found
 
     def _inputs(self) -> dict[int, np.ndarray]:
         stored = {index: self.theirs.stored(index) for index in self.theirs.main.inputs}
@@ -371,8 +377,8 @@ class _Run:
 
     def layers(self) -> tuple[tuple[LayerError, ...], float | None, bool]:
         """Every operator's worst output; the worst output's signal-to-noise ratio; whether all was finite."""
-        relative = {pair: self._relative_effect(sums) for pair, sums in self.sums.items()}
-        total = sum(relative.values())
+        relative = {pair: self._relative_effects(sums) for pair, sums in self.sums.items()}
+        total = sum(effects[0] for effects in relative.values())
         worst: dict[int, LayerError] = {}
         for pair, sums in self.sums.items():
             if not sums.values:
@@ -387,20 +393,21 @@ class _Run:
         ]
         return tuple(worst.values()), _finite(min(ratios, default=math.inf)), self.finite
 
-    def _relative_effect(self, sums: _Sums) -> float:
-        """Power of the effect, relative to each output's own and added up over outputs."""
-        if sums.effect is None or self.output_signal is None:
-            return 0.0
-        power = sums.effect / np.maximum(self.output_signal, np.finfo(np.float64).tiny)
-        return float(power.sum()) if np.isfinite(power).all() else 0.0
+    def _relative_effects(self, sums: _Sums) -> tuple[float, float, float]:
+        """Powers of the effects, relative to each output's own and added up over outputs."""
+        if sums.effects is None or self.output_signal is None or not np.isfinite(sums.effects).all():
+            return 0.0, 0.0, 0.0
+        power = (sums.effects / np.maximum(self.output_signal, np.finfo(np.float64).tiny)).sum(axis=1)
+        return float(power[0]), float(power[1]), float(power[2])
 
-    def _layer(self, pair: Pair, sums: _Sums, effect: float, total: float) -> LayerError:
+    def _layer(self, pair: Pair, sums: _Sums, effects: tuple[float, float, float], total: float) -> LayerError:
         operator = self.ours.main.operators[pair.operator]
         tensor = self.theirs.main.tensors[pair.other_tensor]
+        effect, from_rounding, from_rest = effects
         share = effect / total if total > 0 else 0.0
         activation = _activation(sums, self.ours.main.tensors[pair.tensor])
         weight = self._weight(pair)
-        rounding = min(1.0, sums.rounding / sums.own_noise) if sums.own_noise > 0 else None
+        rounding = from_rounding / (from_rounding + from_rest) if effect > 0 and from_rounding + from_rest > 0 else None
         output_snr = _finite(decibels(1.0, effect)) if effect > 0 else None
         reasons, culprit = find_reasons(activation, weight, rounding, share, output_snr)
         return LayerError(
@@ -453,14 +460,13 @@ def _held(tensor: GraphTensor) -> tuple[float, float] | None:
     return (float(limits.min) - zero) * scale, (float(limits.max) - zero) * scale
 
 
-def _rounding_power(values: np.ndarray, tensor: GraphTensor) -> float:
-    """Power of the error that storing real values in a quantized tensor makes."""
+def _rounded(values: np.ndarray, tensor: GraphTensor) -> np.ndarray:
+    """Real values as a quantized tensor holds them; unchanged where it is not quantized."""
     held = _held(tensor)
     if held is None:
-        return 0.0
+        return values
     scale = tensor.scales[0]
-    stored = np.clip(np.rint(values / scale) * scale, *held)
-    return float(np.sum((stored - values) ** 2))
+    return np.asarray(np.clip(np.rint(values / scale) * scale, *held))
 
 
 def _activation(sums: _Sums, tensor: GraphTensor) -> ActivationRange:
