@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edge_dl import compression
 from edge_dl.compression.kernels import Kernel, broken_promises, measure
-from edge_dl.converters import tensors
+from edge_dl.converters import load_model, tensors
 from edge_dl.errors import RefusedError, UsageError
 from edge_dl.files import gzip_size, load_npz, read_json
 from edge_dl.recipe import CompressionConfig, Method, Recipe, apply_overrides
@@ -79,8 +79,8 @@ def test_sparsity_and_clusters_are_reached_and_survive(pcqat: Path) -> None:
 
 @pytest.mark.slow
 def test_the_compressed_keras_model_holds_these_weights(pcqat: Path) -> None:
-    model = keras.models.load_model(pcqat / "compress" / "model.keras")
-    trained = keras.models.load_model(pcqat / "train" / "model.keras")
+    model = load_model(pcqat / "compress" / "model.keras")
+    trained = load_model(pcqat / "train" / "model.keras")
     kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
     assert len(kernels) == 4
     assert all((kernel == 0).mean() > 0.59 and len(np.unique(kernel)) <= CLUSTERS for kernel in kernels)
@@ -166,7 +166,7 @@ def test_a_finished_compression_is_not_done_again_and_leaves_with_its_setting(pc
 
 
 def load_kernels(path: Path) -> list[np.ndarray]:
-    return [layer.kernel.numpy() for layer in keras.models.load_model(path).layers if hasattr(layer, "kernel")]
+    return [layer.kernel.numpy() for layer in load_model(path).layers if hasattr(layer, "kernel")]
 
 
 @pytest.mark.slow

@@ -69,9 +69,8 @@ def run_data(folder: RunFolder, progress: Progress, *, force: bool = False) -> N
         from edge_dl import data
 
         with progress.step("data"):
-            dataset = data.load(
-                recipe.data, recipe.task, seed=recipe.training.seed, trains=own_model(folder) is None
-            )
+            trains = own_model(folder) is None or bool(recipe.compression.methods)
+            dataset = data.load(recipe.data, recipe.task, seed=recipe.training.seed, trains=trains)
             data.save(dataset, folder.path / "data")
 
     _stage(folder, "data", inputs, work, progress, force=force)

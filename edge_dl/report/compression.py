@@ -29,7 +29,9 @@ def compression_section(results: Mapping[str, Any]) -> dict[str, Any]:
     history = mapping(record.get("history"))
     epochs = {str(phase.get("method")): mappings(phase.get("epochs")) for phase in mappings(history.get("phases"))}
     before = mapping(mapping(record.get("weights")).get("before"))
-    rows = [("the training", _validation(mapping(history.get("trained"))), UNKNOWN, UNKNOWN, _size(before))]
+    rows: list[tuple[str, ...]] = [
+        ("the training", _validation(mapping(history.get("trained"))), UNKNOWN, UNKNOWN, _size(before))
+    ]
     for phase in phases:
         method = str(phase.get("method") or "")
         last = epochs.get(method) or [{}]

@@ -154,7 +154,7 @@ def _verdict(
     variants: Sequence[Mapping[str, Any]],
     targets: Sequence[Mapping[str, Any]],
     held: Sequence[str],
-    compression: Sequence[Mapping[str, Any]] = (),
+    compression: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Fail when a check of a held variant failed, not enough samples when one is undecided, pass when all passed.
 
