@@ -396,11 +396,10 @@ class _Training:
             raise
 
     def _write(self, state: Checkpoint) -> None:
-        model = self.model
-        if self.precision != "float32":
-            # What is exported is the float32 model, whatever precision its weights were found in.
-            model = self._build("float32")
-            model.set_weights(self.model.get_weights())
+        # In float32, whatever precision its weights were found in, and without optimizer and schedule: those are the
+        # checkpoint's, and Keras alone could not load a file that names ours.
+        model = self._build("float32")
+        model.set_weights(self.model.get_weights())
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)
