@@ -101,16 +101,15 @@ def to_html(report: LayerReport) -> str:
 def errors(report: LayerReport) -> Chart | None:
     """Cumulative and own signal-to-noise ratio of every operator, in the order in which they run."""
     layers = report.layers
-    drawn = [layer for layer in layers if layer.snr_db is not None]
-    if not drawn:
+    cumulative = [(layer.number, layer.snr_db) for layer in layers if layer.snr_db is not None]
+    own = [(layer.number, layer.own_snr_db) for layer in layers if layer.own_snr_db is not None]
+    if not cumulative:
         return None
     with figure(height=3.5, width=8.0) as drawing:
         axes = drawing.add_subplot()
-        axes.plot([layer.number for layer in drawn], [layer.snr_db for layer in drawn], "-o", color=SERIES[0],
-                  markersize=4, label="cumulative")  # fmt: skip
-        own = [layer for layer in layers if layer.own_snr_db is not None]
-        axes.plot([layer.number for layer in own], [layer.own_snr_db for layer in own], "s", color=SERIES[1],
-                  markersize=5, label="own")  # fmt: skip
+        axes.plot(*zip(*cumulative, strict=True), "-o", color=SERIES[0], markersize=4, label="cumulative")
+        if own:
+            axes.plot(*zip(*own, strict=True), "s", color=SERIES[1], markersize=5, label="own")
         for layer in report.culprits:
             if layer.own_snr_db is not None:
                 axes.annotate(plain_label(layer_name(layer)), (layer.number, layer.own_snr_db), xytext=(4, 6),
@@ -118,7 +117,8 @@ def errors(report: LayerReport) -> Chart | None:
         axes.set_xlabel("operator, in the order in which they run")
         axes.set_ylabel("signal-to-noise ratio, dB")
         axes.legend(loc="best")
-        text = "; ".join(f"{layer_name(layer)}: {numbers.decibels(layer.snr_db)}" for layer in drawn[:SHOWN])
+        known = [layer for layer in layers if layer.snr_db is not None]
+        text = "; ".join(f"{layer_name(layer)}: {numbers.decibels(layer.snr_db)}" for layer in known[:SHOWN])
         return to_chart(drawing, "errors", "Error through the graph (higher is better)", text + ".")
 
 
