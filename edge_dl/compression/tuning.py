@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from edge_dl.checks.metrics import CLASS_TASKS, Target, evaluate
@@ -168,7 +169,9 @@ def make_loss(target: Target, values: np.ndarray, config: TrainingConfig) -> Cal
     if target.classes == 2 and values.shape[-1:] == (1,):
         return lambda true, given: tf_keras.losses.binary_crossentropy(true, given, from_logits=logits)
     if config.label_smoothing and not logits:
-        return SmoothedCrossEntropy(config.label_smoothing).call
+        smoothed = SmoothedCrossEntropy(config.label_smoothing)
+        # `fit` gives targets of one axis a second one.
+        return lambda true, given: smoothed.call(tf.reshape(true, tf.shape(given)[:-1]), given)
     return lambda true, given: tf_keras.losses.sparse_categorical_crossentropy(true, given, from_logits=logits)
 
 
