@@ -43,7 +43,8 @@ def pcqat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pcqat") / "run"
     result = command(
         "run", "cnn", *settings(*SMALL, "compression.methods=qat,prune,cluster", f"compression.clusters={CLUSTERS}",
-        "compression.epochs=2", "compression.sparsity=0.6", "training.label_smoothing=0.1", "conversion.quantizations=float32,int8"), out=out,
+        "compression.epochs=2", "compression.sparsity=0.6", "training.label_smoothing=0.1",
+        "conversion.quantizations=float32,int8"), out=out,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return out
