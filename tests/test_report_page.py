@@ -162,6 +162,7 @@ def one_variant(message: str, name: str) -> dict[str, Any]:
         },
         "bundle": None,
         "bytes": 100,
+        "gzip_bytes": 3,
         "weight_bytes": {name: 4},
         "signature": None,
         "made_by": {name: message},
