@@ -21,6 +21,7 @@ from edge_dl.bundle import Signature
 from edge_dl.converters import packing, repairs, tensors
 from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs, step_batches
 from edge_dl.converters.exporting import RECORD, Export
+from edge_dl.converters.flat_dense import flatten_int16_dense
 from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
@@ -224,6 +225,7 @@ def finish(
     if export is not None:
         repairs.unclip_lstm(model)
         repairs.fill_zeros(model)
+        flatten_int16_dense(model)
     sums = repairs.repair_sums(model)
     if sums:
         notes.append(f"{sums} sums with a scale that their kernel cannot take were put right")

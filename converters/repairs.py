@@ -328,8 +328,8 @@ def fill_zeros(model: Any) -> int:
             shape = np.asarray(tensor.shape, np.int32)
             operator.inputs = np.array(
                 [
-                    _constant(model, subgraph, "INT32", shape, [len(shape)]),
-                    _constant(model, subgraph, "FLOAT32", np.zeros(1, np.float32), []),
+                    constant(model, subgraph, "INT32", shape, [len(shape)]),
+                    constant(model, subgraph, "FLOAT32", np.zeros(1, np.float32), []),
                 ],
                 np.int32,
             )
@@ -344,7 +344,8 @@ def fill_zeros(model: Any) -> int:
     return saved
 
 
-def _constant(model: Any, subgraph: Any, kind: str, values: np.ndarray, shape: Sequence[int]) -> int:
+def constant(model: Any, subgraph: Any, kind: str, values: np.ndarray, shape: Sequence[int]) -> int:
+    """Add a constant tensor of a type by its upper-case name; its index."""
     from ai_edge_litert import schema_py_generated as schema
 
     buffer = schema.BufferT()

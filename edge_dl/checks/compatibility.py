@@ -212,6 +212,8 @@ def _matches(rule: Mapping[str, Any], subgraph: Subgraph, operator: GraphOperato
             return False
     if "one_scale" in rule and len(subgraph.tensors[operator.inputs[rule["one_scale"]]].scales) != 1:
         return False
+    if "output_rank" in rule and len(subgraph.tensors[operator.outputs[0]].shape) < rule["output_rank"]:
+        return False
     if rule.get("variable"):
         return any(number >= 0 and subgraph.tensors[number].variable for number in operator.inputs)
     return True
