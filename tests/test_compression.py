@@ -23,7 +23,7 @@ from edge_dl.recipe import CompressionConfig, Method, Recipe, apply_overrides
 from edge_dl.report import collect
 from edge_dl.training.recipes import RECIPES
 
-SMALL = ("model.filters=8,12", "model.dense=24", "training.epochs=6", "checks.rounds=2", "checks.max_drop=0.2")
+SMALL = ("model.filters=8,12", "model.dense=24", "training.epochs=25", "checks.rounds=2", "checks.max_drop=0.2")
 CLUSTERS = 8
 
 
@@ -43,7 +43,8 @@ def pcqat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pcqat") / "run"
     result = command(
         "run", "cnn", *settings(*SMALL, "compression.methods=qat,prune,cluster", f"compression.clusters={CLUSTERS}",
-        "compression.epochs=2", "compression.sparsity=0.6", "training.label_smoothing=0.1",
+        "compression.epochs=2", "compression.learning_rate=2e-3", "compression.sparsity=0.6",
+        "training.label_smoothing=0.1",
         "conversion.quantizations=float32,int8"), out=out,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr

@@ -109,7 +109,7 @@ def _size(sizes: Mapping[str, Any]) -> str:
 
 def _kernels(phase: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rounded = {(item.get("layer"), item.get("number")): item for item in mappings(phase.get("rounded"))}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kernel in mappings(phase.get("kernels")):
         after = rounded.get((kernel.get("layer"), kernel.get("number")), {})
         rows.append(
