@@ -29,9 +29,10 @@ def digits(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     """Scikit-learn's 1,797 handwritten digits as grey pictures: (8, 8, 1) uint8 from 0 to 255, 10 classes.
 
     Raises:
-        UsageError: the task is not classification, or scikit-learn is not installed.
+        UsageError: the task is neither classification nor embedding, or scikit-learn is not installed.
     """
     images, target = _digits("digits", task, Task.CLASSIFICATION, Task.EMBEDDING)
+    assert task is not None  # It is one of the allowed.
     # The source counts 17 shades; a picture has 256.
     pictures = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]
     return _digits_source(
