@@ -188,7 +188,7 @@ def cut_pictures(pictures: np.ndarray, zoom: float, rng: np.random.Generator) ->
     from PIL import Image
 
     count, height, width, channels = pictures.shape
-    kept: np.ndarray = 1 - zoom * rng.random(count)
+    kept = 1 - zoom * rng.random((count,))
     left, top = rng.random((2, count)) * (1 - kept)
     cut = np.empty_like(pictures)
 
