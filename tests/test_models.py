@@ -25,6 +25,7 @@ from edge_dl.models import (  # noqa: E402
 )
 
 STEPS, FEATURES = 6, 3
+TASKS = [task for task in Task if task is not Task.EMBEDDING]
 
 
 def make_dataset(task: Task, *, tokens: bool = False, seed: int = 0, samples: int = 40) -> Dataset:
@@ -79,7 +80,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", TASKS)
 def test_names_shapes_and_probabilities(task: Task, cell: str) -> None:
     tokens = task is Task.LANGUAGE_MODEL
     dataset = make_dataset(task, tokens=tokens)
@@ -215,7 +216,7 @@ def test_mixed_precision_keeps_edges_in_float32() -> None:
         keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", TASKS)
 def test_saved_model_gives_the_same_answers(task: Task, tmp_path: Path) -> None:
     dataset = make_dataset(task, tokens=task is Task.LANGUAGE_MODEL)
     config = RecurrentConfig(
@@ -301,3 +302,8 @@ def test_data_of_another_task_is_refused() -> None:
     short = dataclasses.replace(dataset.train, y={"labels": dataset.train.y["labels"][:, :-1]})
     with pytest.raises(UsageError, match="one answer a step"):
         build(Task.LABELLING, RecurrentConfig(), dataclasses.replace(dataset, train=short))
+
+
+def test_a_recurrent_network_has_no_embedding() -> None:
+    with pytest.raises(UsageError, match="no embedding"):
+        build(Task.EMBEDDING, RecurrentConfig(), make_dataset(Task.CLASSIFICATION))

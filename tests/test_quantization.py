@@ -351,7 +351,13 @@ def test_packing_changes_size_and_nothing_else(export_of: Callable[[Lowering], E
             assert vector % 16 == 0
 
 
-@pytest.mark.parametrize("kind", list(Quantization))
+def test_a_users_own_tflite_cannot_be_trained_for_quantization(tflite: Callable[[str], Path]) -> None:
+    content = tflite("conv-float32").read_bytes()
+    with pytest.raises(RefusedError, match="Keras model"):
+        quantization.quantize_tflite(content, VariantSpec(Lowering.NONE, Quantization.QAT), None, QuantizationOptions())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Quantization if kind is not Quantization.QAT])
 def test_a_users_own_tflite_can_be_quantized(kind: Quantization, tflite: Callable[[str], Path], tmp_path: Path) -> None:
     content = tflite("conv-float32").read_bytes()
     spec = VariantSpec(Lowering.NONE, kind)
