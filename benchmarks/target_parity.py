@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_dl.bundle import MANIFEST
 from edge_dl.checks.targets import TargetResult, verify_on
 from edge_dl.cli.console import ConsoleProgress
-from edge_dl.cli.targets import COLUMNS, open_targets, table_row
+from edge_dl.cli.targets import COLUMNS, read_asked, table_row
 from edge_dl.files import read_json, write_atomic, write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +35,20 @@ def markdown(rows: list[list[str]], columns: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(found: list[tuple[str, TargetResult]], samples: int, out: Path) -> str:
+    """Write the table and its JSON; returns the table with its heading."""
+    found = sorted(found, key=lambda item: (item[0], item[1].variant))
+    local = next((result.local_runtime for _, result in found if result.local_runtime), "no runtime")
+    head = (
+        f"# The same model on other targets\n\nDifference to {local} on {platform.system()} {platform.machine()}; "
+        f"at most {samples} samples a variant. The verdict is against the Keras model's answers.\n\n"
+    )
+    table = markdown([[name, *table_row(result)] for name, result in found], ["model", *COLUMNS])
+    write_atomic(out, head + table)
+    write_json(out.with_suffix(".json"), [{"model": name, **result.to_json()} for name, result in found])
+    return head + table
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="+", type=Path, help="run folders or bundles")
@@ -44,22 +58,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "target_parity.md")
     options = parser.parse_args()
     found: list[tuple[str, TargetResult]] = []
+    table = ""
+    asked = read_asked(options.on, options.samples, options.time_limit)
+    assert asked is not None
     for path in options.what:
         results = verify_on(
-            path, open_targets(options.on), samples=options.samples, time_limit=options.time_limit,
+            path, asked.targets, samples=options.samples, time_limit=options.time_limit,
             progress=ConsoleProgress(),
         )  # fmt: skip
         found += [(name_of(path), result) for result in results]
-    found.sort(key=lambda item: (item[0], item[1].variant))
-    local = next((result.local_runtime for _, result in found if result.local_runtime), "no runtime")
-    head = (
-        f"# The same model on other targets\n\nDifference to {local} on {platform.system()} {platform.machine()}; "
-        f"at most {options.samples} samples a variant. The verdict is against the Keras model's answers.\n\n"
-    )
-    table = markdown([[name, *table_row(result)] for name, result in found], ["model", *COLUMNS])
-    write_atomic(options.out, head + table)
-    write_json(options.out.with_suffix(".json"), [{"model": name, **result.to_json()} for name, result in found])
-    print(head + table + f"\nWritten to {options.out}")
+        table = write(found, options.samples, options.out)  # What is there stays, should a later target break.
+    print(table + f"\nWritten to {options.out}")
     return 0
 
 
