@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_dl.bundle import Signature
-from edge_dl.converters import packing, tensors
+from edge_dl.converters import packing, repairs, tensors
 
 LOWEST, HIGHEST = 0.0, 255.0
 
@@ -91,11 +91,6 @@ def _without_casts(model: Any) -> set[str]:
         for item in signature.inputs:
             if item.tensorIndex in changed:
                 item.tensorIndex = changed[item.tensorIndex]
-                names.add(item.name.decode() if isinstance(item.name, bytes) else item.name)
-    # The calibrator loads every operator that the file names, used or not.
-    used = sorted({operator.opcodeIndex for subgraph in model.subgraphs for operator in subgraph.operators})
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
-    for subgraph in model.subgraphs:
-        for operator in subgraph.operators:
-            operator.opcodeIndex = used.index(operator.opcodeIndex)
+                names.add(tensors.text_of(item.name))
+    repairs.drop_unused_tensors(model)  # The calibrator loads every operator that the file names, used or not.
     return names

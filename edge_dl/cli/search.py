@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from edge_dl.bundle import MANIFEST, read_bundle
 from edge_dl.cli.console import ConsoleProgress, print_json, print_table
 from edge_dl.data.photo_index import Encoder, contact_sheet, index_photos, read_photo
@@ -67,7 +69,7 @@ def same(first: Path, second: Path, *, encoder: Path | None, threshold: float | 
             received=f"{opened.bundle.folder}, an encoder made from photos of one class",
             todo="Give --threshold, or run photo-encoder on photos in one folder a class.",
         )
-    a, b = (opened.encode(read_photo(path, opened.size)[None])[0] for path in (first, second))
+    a, b = opened.encode(np.stack([read_photo(path, opened.size) for path in (first, second)]))
     similarity = float(a @ b)
     answer = similarity >= limit
     if json:

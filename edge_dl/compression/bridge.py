@@ -45,11 +45,7 @@ class Bridge:
     """
 
     def __init__(self, model: keras.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
-        if graph_of(model) is None:
-            raise RefusedError(
-                f"Model {model.name!r} cannot be carried to tf-keras: its layers are connected by code.",
-                todo="Write it as a functional or Sequential model.",
-            )
+        _graph(model)  # What has none is refused before its inputs are looked at.
         self.source = model
         self.inputs: tuple[TensorSpec, ...] = describe_inputs(model, input_shapes=input_shapes).specs
         self.outputs = unique_names(output_names(model))
@@ -168,6 +164,17 @@ def _call(twin: Any, inputs: Any) -> Any:
     return twin(inputs)
 
 
+def _graph(model: keras.Model) -> Any:
+    """A model's graph of layers; RefusedError where it has none."""
+    graph = graph_of(model)
+    if graph is None:
+        raise RefusedError(
+            f"Model {model.name!r} cannot be carried to tf-keras: its layers are connected by code.",
+            todo="Write it as a functional or Sequential model.",
+        )
+    return graph
+
+
 class _Builder:
     """Walks a Keras 3 graph and calls twins in its place."""
 
@@ -179,12 +186,7 @@ class _Builder:
 
     def run(self, model: keras.Model, tensors: list[Any], *, frozen: bool) -> list[Any]:
         """Outputs, in order, of `model` on tf-keras tensors."""
-        graph = graph_of(model)
-        if graph is None:
-            raise RefusedError(
-                f"Model {model.name!r} cannot be carried to tf-keras: its layers are connected by code.",
-                todo="Write it as a functional or Sequential model.",
-            )
+        graph = _graph(model)
 
         def operation(item: Any) -> Callable[..., Any]:
             return lambda *arguments, **keywords: self._step(model, item, arguments, keywords, frozen)

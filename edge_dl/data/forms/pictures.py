@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
 
+Found = TypeVar("Found")
 PARTS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation",
@@ -59,13 +61,14 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     whole = [name for name in files if name in arrays]
     if not whole:
         raise _none_whole(folder, broken)
+    rows = {name: row for row, name in enumerate(files)}
     labels = tuple(sorted({placed[name][1] for name in files}))
     parts: dict[str, Split] = {}
     for part in dict.fromkeys(placed[name][0] for name in whole):
         names = [name for name in whole if placed[name][0] == part]
         x = np.stack([arrays.pop(name) for name in names])
         y = np.array([labels.index(placed[name][1]) for name in names], np.int32)
-        parts[part] = Split({"image": x}, {output_name(task): y}, np.array([files.index(name) for name in names]))
+        parts[part] = Split({"image": x}, {output_name(task): y}, np.array([rows[name] for name in names]))
     notes = _notes(sizes, size, config.fit, broken)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -124,22 +127,20 @@ def _size(config: DataConfig, sizes: Sequence[tuple[int, int]], folder: DataFold
     return side, side
 
 
-def _each(work, names):  # type: ignore[no-untyped-def]
+def _each(work: Callable[[str], Found], names: Sequence[str]) -> tuple[dict[str, Found], dict[str, str]]:
     """What `work` gives for each name, and what is wrong with those where it refuses."""
 
-    def attempt(name: str) -> tuple[str, object, str]:
+    def attempt(name: str) -> tuple[Found | None, str]:
         try:
-            return name, work(name), ""
+            return work(name), ""
         except UsageError as error:
-            return name, None, error.received or error.rule
+            return None, error.received or error.rule
 
     # Pillow decodes without holding Python's lock.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(attempt, names))
-    return (
-        {name: value for name, value, wrong in found if value is not None},
-        {name: wrong for name, value, wrong in found if value is None},
-    )
+        found = dict(zip(names, pool.map(attempt, names), strict=True))
+    whole = {name: value for name, (value, _) in found.items() if value is not None}
+    return whole, {name: wrong for name, (value, wrong) in found.items() if value is None}
 
 
 def _none_whole(folder: DataFolder, broken: dict[str, str]) -> UsageError:
