@@ -1,12 +1,14 @@
-"""A small training in a process of its own: `python training_run.py FOLDER BACKEND [key=value ...]`.
+"""A small training in a process of its own: `python training_run.py FOLDER BACKEND [stop=EPOCH] [key=value ...]`.
 
-It prints one line per call of the inner loop and one per remark, so that its parent can stop it at a known place.
+It prints one line per call of the inner loop and one per remark. With `stop` it waits in that epoch for its parent's
+signal, which could otherwise come after the last epoch: they take milliseconds here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +19,9 @@ from edge_dl.training import train, trainer
 
 
 class Talking:
+    def __init__(self, stop: str = "") -> None:
+        self.stop = stop
+
     def say(self, message: str) -> None:
         print(message, flush=True)
 
@@ -26,6 +31,8 @@ class Talking:
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         print(note, flush=True)
+        if note.startswith(f"epoch {self.stop},"):
+            time.sleep(300)
 
 
 def dataset(samples: int = 90, steps: int = 6) -> Dataset:
@@ -54,7 +61,8 @@ def main(folder: str, backend: str, *settings: str) -> None:
     # Epochs here take milliseconds: without this no checkpoint would be written before the last one.
     trainer._SECONDS_BETWEEN_CHECKPOINTS = 0.0
     overrides = {"training.backend": backend, **dict(item.split("=", 1) for item in settings)}
-    train(apply_overrides(RECIPE, overrides), dataset(), folder, progress=Talking())
+    talking = Talking(overrides.pop("stop", ""))
+    train(apply_overrides(RECIPE, overrides), dataset(), folder, progress=talking)
 
 
 if __name__ == "__main__":

@@ -165,12 +165,13 @@ class _Training:
         state = self._resume() if resume else None
         if state is None:
             state = Checkpoint(self.fingerprint, 0, [], [], [], state={"untrained": self._gradient_flow()})
-        with self._event_log(state.epoch) as log, self._report_interruption(state):
-            self._epochs(state, log)
-        if state.best:
-            self.model.set_weights(state.best)
-        with _disk_errors("the trained model"):
-            self._write(state)
+        with self._report_interruption(state):
+            with self._event_log(state.epoch) as log:
+                self._epochs(state, log)
+            if state.best:
+                self.model.set_weights(state.best)
+            with _disk_errors("the trained model"):
+                self._write(state)
 
     @property
     def fingerprint(self) -> str:
@@ -392,7 +393,7 @@ class _Training:
         try:
             yield
         except KeyboardInterrupt:
-            self.progress.say(f"Interrupted in epoch {state.epoch + 1}: the same command goes on from there")
+            self.progress.say(f"Interrupted after {state.epoch} of {self.epochs} epochs: the same command goes on from there")
             raise
 
     def _write(self, state: Checkpoint) -> None:
