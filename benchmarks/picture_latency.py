@@ -48,7 +48,7 @@ def onnx_models(run: Path, folder: Path) -> dict[str, Path]:
     pictures = load_npz(run / "export" / "calibration.npz")["x/image"]
     model({"image": pictures[:1]})  # Keras exports no model that was never called.
     model.export(plain, format="onnx", verbose=False)
-    quant_pre_process(plain, prepared)  # Folds batch normalization, as ONNX Runtime asks for.
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)  # Folds batch normalization, as ONNX Runtime asks for.
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
