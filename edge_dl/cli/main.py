@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import edge_dl
-from edge_dl.cli.console import ConsoleProgress, end_on_sigterm, guarded, print_json, print_table
+from edge_dl.cli.console import ConsoleProgress, end_on_sigterm, guarded, keep_interrupts, print_json, print_table
 from edge_dl.cli.targets import target_app
 
 app = typer.Typer(
@@ -389,6 +389,7 @@ def main(arguments: list[str] | None = None) -> Any:
     # TensorFlow's start-up chatter hides our own lines; the user's own setting wins.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     end_on_sigterm()
+    keep_interrupts()
     return app(args=arguments)
 
 
