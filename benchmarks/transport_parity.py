@@ -61,7 +61,11 @@ def main() -> int:
         sys.argv[1:] = [*options.what, "--on", f"qemu-aarch64:,{server.address},{adb}", "--samples", options.samples,
                         "--out", options.out]  # fmt: skip
         try:
-            return target_parity.main()
+            code = target_parity.main()
+            for out in (Path(options.out), Path(options.out).with_suffix(".json")):
+                text = out.read_text().replace(server.address, "sshd on loopback").replace(adb, "adb on loopback")
+                out.write_text(text)
+            return code
         finally:
             server.stop()
             phone.close()
