@@ -126,6 +126,10 @@ class _Training:
 
         self.model = self._build(self.precision)
         self.keras = keras
+        if self.phases[-1].unfrozen:
+            from edge_dl.models.transfer import unfreeze
+
+            unfreeze(self.model, self.phases[-1].unfrozen)  # Refused before the head's epochs, not after them.
         self._enter(self.phases[0])
 
     def _enter(self, phase: Phase) -> None:

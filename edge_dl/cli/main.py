@@ -36,7 +36,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Custom = Annotated[
     list[str] | None, typer.Option("--custom", metavar="MODULE:CLASS", help="A layer class of your own.")
 ]
-Unsafe = Annotated[bool, typer.Option("--unsafe", help="Load Lambda layers: they run code from the file.")]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Load Lambda layers and SavedModels in a .keras: they run code from the file.")
+]
 TaskOption = Annotated[str, typer.Option("--task", help="What your own model answers; told from the data if empty.")]
 On = Annotated[
     str | None, typer.Option("--on", metavar="NAME[,NAME]", help="Targets to run on: names or addresses; see `target`.")

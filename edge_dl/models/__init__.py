@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
+    from edge_dl.models.hub import HubFeatures
     from edge_dl.models.resizing import Resize
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
+    "HubFeatures": "edge_dl.models.hub",
     "LastObservation": "edge_dl.models.scaling",
     "Resize": "edge_dl.models.resizing",
     "Standardize": "edge_dl.models.scaling",
@@ -26,6 +28,7 @@ _WHERE = {
 
 __all__ = [
     "AdditiveAttentionPooling",
+    "HubFeatures",
     "LastObservation",
     "Resize",
     "Standardize",
@@ -39,6 +42,7 @@ __all__ = [
 def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
+    import edge_dl.models.hub
     import edge_dl.models.resizing
     import edge_dl.models.scaling  # noqa: F401
 
