@@ -397,7 +397,8 @@ class _Training:
         try:
             yield
         except KeyboardInterrupt:
-            self.progress.say(f"Interrupted after {state.epoch} of {self.epochs} epochs: the same command goes on from there")
+            done = f"{state.epoch} of {self.epochs} epochs"
+            self.progress.say(f"Interrupted after {done}: the same command goes on from there")
             raise
 
     def _write(self, state: Checkpoint) -> None:
@@ -405,6 +406,8 @@ class _Training:
         # checkpoint's, and Keras alone could not load a file that names ours.
         model = self._build("float32")
         model.set_weights(self.model.get_weights())
+        for written, trained in zip(model.layers, self.model.layers, strict=True):
+            written.trainable = trained.trainable  # Batch normalization that was kept still stays so when compressed.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)
