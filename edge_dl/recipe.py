@@ -44,6 +44,10 @@ class DataConfig:
             come where all are alike, else a square of their median short side, at most 256.
         fit: how pictures of another shape are fitted to that size: "crop" (scaled until they cover it, cut at the
             middle) or "stretch" (all of it is seen, out of proportion).
+        rate: samples a second that sounds in files are brought to, in Hz; 0: 16,000 where most have that or more, else
+            8,000.
+        seconds: length that sounds in files are brought to; 0: as they come where all are alike, else 1.
+        split: column of manifest.csv that says which part a sound is in; empty: the first whose name starts with split.
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.
@@ -67,6 +71,9 @@ class DataConfig:
     input: str = ""
     size: tuple[int, ...] = ()
     fit: str = "crop"
+    rate: int = 0
+    seconds: float = 0.0
+    split: str = ""
     validation: float = 0.15
     test: float = 0.2
     boundaries: tuple[int, ...] = ()
