@@ -2,8 +2,9 @@
 
 Inputs and outputs are named as the models name them: `sequence` (samples, steps, features) float32, `tokens` (samples,
 steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labels` (samples, steps) int32, `value`
-(samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token` (samples,
-steps) int32, `embedding` (samples,) int32: the class of what is embedded. Arrays that a user named keep their names.
+(samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token`
+(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded. Arrays that a user named keep their
+names.
 """
 
 from __future__ import annotations
