@@ -8,11 +8,27 @@ from edge_dl.recipe import (
     ImageConfig,
     Recipe,
     RecurrentConfig,
+    SpeechConfig,
     Task,
     TrainingConfig,
     TransferConfig,
 )
 
+_WORDS = DataConfig("vowel-words")
+_WORDS_TRAINING = TrainingConfig(
+    epochs=60,
+    batch_size=32,
+    schedule="cosine",
+    warmup=2,
+    learning_rate=2e-3,
+    label_smoothing=0.1,
+    weight_decay=1e-4,
+    optimizer="adamw",
+    shift=0.1,
+    speed=0.15,
+    gain=0.3,
+    background=0.3,
+)
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)
 
@@ -115,6 +131,38 @@ RECIPES: dict[str, Recipe] = {
             Task.EMBEDDING,
             DataConfig("", input="image"),
             TransferConfig("mobilenet_v2", alpha=0.35, size=224),
+        ),
+        Recipe(
+            "speech-cnn",
+            "Keyword spotting with MLPerf Tiny's separable CNN on features inside the graph",
+            Task.CLASSIFICATION,
+            _WORDS,
+            SpeechConfig("ds-cnn", dropout=0.2, mask_time=0.15, mask_bands=0.15),
+            _WORDS_TRAINING,
+        ),
+        Recipe(
+            "speech-rnn",
+            "Keyword spotting with convolution and a GRU",
+            Task.CLASSIFICATION,
+            _WORDS,
+            SpeechConfig("crnn", dropout=0.2, mask_time=0.15, mask_bands=0.15),
+            _WORDS_TRAINING,
+        ),
+        Recipe(
+            "speech-lstm",
+            "Keyword spotting with an LSTM",
+            Task.CLASSIFICATION,
+            _WORDS,
+            SpeechConfig("lstm", dropout=0.2, mask_time=0.15, mask_bands=0.15),
+            _WORDS_TRAINING,
+        ),
+        Recipe(
+            "speech-transformer",
+            "Keyword spotting with a keyword transformer: self-attention over time",
+            Task.CLASSIFICATION,
+            _WORDS,
+            SpeechConfig("transformer", dropout=0.1, mask_time=0.15, mask_bands=0.15),
+            _WORDS_TRAINING,
         ),
     )
 }

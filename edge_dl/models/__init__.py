@@ -1,4 +1,4 @@
-"""Keras definitions of recurrent and image networks, in keras.ops only: they train on TensorFlow, JAX and PyTorch.
+"""Keras definitions of networks for series, pictures and speech, in keras.ops only: any Keras backend trains them.
 
 Importing this package does not import Keras; naming one of its functions or layers does. `register()` makes the
 layers known to `keras.saving.load_model`.
@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
+    from edge_dl.models.masking import SpectrumMasking
+    from edge_dl.models.normalizing import RunningNormalization, UtteranceNormalization
+    from edge_dl.models.positions import LearnedPositions
     from edge_dl.models.resizing import Resize
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
+    from edge_dl.models.spectra import SpeechFeatures
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
     "LastObservation": "edge_dl.models.scaling",
+    "LearnedPositions": "edge_dl.models.positions",
     "Resize": "edge_dl.models.resizing",
+    "RunningNormalization": "edge_dl.models.normalizing",
+    "SpectrumMasking": "edge_dl.models.masking",
+    "SpeechFeatures": "edge_dl.models.spectra",
     "Standardize": "edge_dl.models.scaling",
     "Unstandardize": "edge_dl.models.scaling",
+    "UtteranceNormalization": "edge_dl.models.normalizing",
     "build": "edge_dl.models.building",
     "widest": "edge_dl.models.building",
 }
@@ -27,9 +36,14 @@ _WHERE = {
 __all__ = [
     "AdditiveAttentionPooling",
     "LastObservation",
+    "LearnedPositions",
     "Resize",
+    "RunningNormalization",
+    "SpectrumMasking",
+    "SpeechFeatures",
     "Standardize",
     "Unstandardize",
+    "UtteranceNormalization",
     "build",
     "register",
     "widest",
@@ -39,8 +53,12 @@ __all__ = [
 def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
+    import edge_dl.models.masking
+    import edge_dl.models.normalizing
+    import edge_dl.models.positions
     import edge_dl.models.resizing
-    import edge_dl.models.scaling  # noqa: F401
+    import edge_dl.models.scaling
+    import edge_dl.models.spectra  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:
