@@ -53,14 +53,13 @@ def quantize_static(
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     if precision is not Precision.FLOAT32:
         tool.add_static_config(".*", everything, *_bits(precision))
-    scopes = _scopes(content)
     for other in Precision:
-        chosen = [scopes[number] for number, wanted in (exceptions or {}).items() if wanted is other]
+        chosen = [number for number, wanted in (exceptions or {}).items() if wanted is other]
         if not chosen:
             continue
-        pattern = _exactly(chosen)
+        pattern = pattern_of(content, chosen)
         if other is Precision.FLOAT32:
-            tool.update_quantization_recipe(pattern, everything, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+            leave_float(tool, pattern)
         else:
             tool.add_static_config(pattern, everything, *_bits(other))
     if not integer_io:
@@ -70,6 +69,25 @@ def quantize_static(
             tool.update_quantization_recipe("(?:.*)", edge, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
     result = tool.quantize(ranges, enable_progress_report=False, enable_progress_bar=False)
     return bytes(result.quantized_model)
+
+
+def leave_float(tool: Any, pattern: str) -> None:
+    """Tell an ai-edge-quantizer's `Quantizer` to leave the operators that `pattern_of` named as they are."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    everything = qtyping.TFLOperationName.ALL_SUPPORTED
+    tool.update_quantization_recipe(pattern, everything, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+
+
+def pattern_of(content: bytes, numbers: Iterable[int]) -> str:
+    """The regular expression by which ai-edge-quantizer finds operators `numbers` of the main graph, and no others.
+
+    Args:
+        content: a float32 .tflite with a name of its own for every tensor (`with_unique_names`).
+        numbers: the operators.
+    """
+    scopes = _scopes(content)
+    return _exactly(scopes[number] for number in numbers)
 
 
 def with_unique_names(content: bytes) -> bytes:
