@@ -22,10 +22,11 @@ from edge_dl.converters import packing, repairs, tensors
 from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs, step_batches
 from edge_dl.converters.exporting import RECORD, Export
 from edge_dl.converters.flat_dense import flatten_int16_dense
+from edge_dl.converters.front import find_front, takes_samples
 from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
-from edge_dl.converters.static import Precision, quantize_static, with_unique_names
+from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
 from edge_dl.variants import Lowering, Quantization, VariantSpec
@@ -33,6 +34,7 @@ from edge_dl.variants import Lowering, Quantization, VariantSpec
 FLOAT_MODEL = "float32.tflite"
 AS_IT_IS = "none (the file as it was)"
 MIXING = "ai-edge-quantizer static, each operator in its own precision"
+FLOAT_FRONT = "the features of the sound stay float32"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
@@ -420,13 +422,14 @@ def _edge_quantizer(export: Export, bits: int, options: QuantizationOptions) -> 
 
 
 def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) -> bytes:
-    """Give a float32 .tflite integer weights of `bits` bits; activations stay float32.
+    """Give a float32 .tflite integer weights of `bits` bits; activations stay float32, and so do features of sounds.
 
     What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul, tables of embeddings) gets 8 bits.
     """
     from ai_edge_quantizer import qtyping, quantizer
 
-    tool = quantizer.Quantizer(bytearray(with_unique_names(content)))
+    content = with_unique_names(content)
+    tool = quantizer.Quantizer(bytearray(content))
     granularity = qtyping.QuantGranularity
     rows = scale_rows(content, Quantization.INT4 if bits == 4 else Quantization.DYNAMIC, options)
     tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
@@ -437,6 +440,9 @@ def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) ->
         tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, granularity.TENSORWISE)
     for name in options.weight_only:
         tool.add_weight_only_config(".*", qtyping.TFLOperationName(name), 8)
+    front = find_front(tensors.read(content))
+    if front:
+        leave_float(tool, pattern_of(content, front))
     result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
     model = tensors.read(result)
     changed = quantize_lookups(model)
@@ -451,6 +457,8 @@ def _full_integer(
     import tensorflow as tf
 
     assert calibration is not None
+    if takes_samples(export.signature):
+        return _static(float_model(export).read_bytes(), spec, calibration, options)
     feeds = _feeds(export, calibration)
     sets = tf.lite.OpsSet
     wide = spec.quantization is Quantization.INT16X8
@@ -495,11 +503,13 @@ def _mixed(
 ) -> tuple[bytes, str, list[str]]:
     assert calibration is not None
     content = float_model(export).read_bytes()
-    return quantize_static(content, _feeds(export, calibration), exceptions=_exceptions(options)), MIXING, []
+    return quantize_static(content, _feeds(export, calibration), exceptions=_exceptions(content, options)), MIXING, []
 
 
-def _exceptions(options: QuantizationOptions) -> dict[int, Precision]:
-    return {int(number): Precision(name) for number, name in options.precisions.items()}
+def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
+    """Precisions that were asked for, and that of features of sounds."""
+    asked = {int(number): Precision(name) for number, name in options.precisions.items()}
+    return asked | dict.fromkeys(find_front(tensors.read(content)), Precision.FLOAT32)
 
 
 def _trained(
@@ -589,12 +599,19 @@ def _static(
     signature = tensors.signature_of(tensors.read(content))
     check_inputs(calibration, signature.inputs, None)
     feeds = list(batches(calibration, signature.inputs))
+    exceptions = _exceptions(content, options)
     if spec.quantization is Quantization.MIXED:
-        return quantize_static(content, feeds, exceptions=_exceptions(options)), MIXING, []
+        return quantize_static(content, feeds, exceptions=exceptions), MIXING, []
     wide = spec.quantization is Quantization.INT16X8
     precision = Precision.INT16X8 if wide else Precision.INT8
-    result = quantize_static(content, feeds, precision=precision, integer_io=spec.integer_io)
-    return result, f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", []
+    front = find_front(tensors.read(content))
+    if front and not options.per_channel:
+        raise RefusedError(
+            "int8 and int16x8 of a speech model have one scale a channel, and have no other.",
+            todo="Leave conversion.per_channel at true.",
+        )
+    result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
+    return result, f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", [FLOAT_FRONT] if front else []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:

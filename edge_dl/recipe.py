@@ -44,6 +44,10 @@ class DataConfig:
             come where all are alike, else a square of their median short side, at most 256.
         fit: how pictures of another shape are fitted to that size: "crop" (scaled until they cover it, cut at the
             middle) or "stretch" (all of it is seen, out of proportion).
+        rate: samples a second that sounds in files are brought to, in Hz; 0: 16,000 where most have that or more, else
+            8,000.
+        seconds: length that sounds in files are brought to; 0: as they come where all are alike, else 1.
+        split: column of manifest.csv that says which part a sound is in; empty: the first whose name starts with split.
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
         test: share held out when the source has no test part.
@@ -67,6 +71,9 @@ class DataConfig:
     input: str = ""
     size: tuple[int, ...] = ()
     fit: str = "crop"
+    rate: int = 0
+    seconds: float = 0.0
+    split: str = ""
     validation: float = 0.15
     test: float = 0.2
     boundaries: tuple[int, ...] = ()
@@ -174,7 +181,51 @@ class TransferConfig:
     family: str = "transfer"
 
 
-Network = RecurrentConfig | ImageConfig | TransferConfig
+@dataclass(frozen=True)
+class SpeechConfig:
+    """A speech network: int16 samples in, features, normalization and classes inside the graph.
+
+    Attributes:
+        network: a name from `edge_dl.models.speech.NETWORKS`, such as "ds-cnn" or "crnn".
+        window: length of a frame, in seconds.
+        hop: time from the start of one frame to the next, in seconds.
+        bands: mel bands.
+        lowest: where the first band starts, in Hz.
+        highest: where the last band ends, in Hz; 0: at half the rate of the samples, at most 7,600.
+        coefficients: MFCC to compute of the bands; 0: the bands themselves, as logarithms.
+        transform: how a frame becomes its spectrum: "rfft" or "matmul" (`edge_dl.models.SpeechFeatures`).
+        normalization: "fitted" (each feature by its mean and deviation over the training part), "utterance" (over the
+            sound itself), "running" (by what was heard so far, for streams) or "none".
+        memory: share of the running mean that stays from frame to frame (running normalization only).
+        units: channels or units of each layer or block; empty: the network's own.
+        heads: attention heads (transformer only).
+        dropout: dropout between layers and before the head.
+        l2: L2 penalty on kernels.
+        mask_time: longest mask over frames in training, as a share of them (SpecAugment); 0: none.
+        mask_bands: widest mask over features in training, as a share of them (SpecAugment); 0: none.
+        family: tells this kind of network from others in a run's record.
+    """
+
+    network: str = "ds-cnn"
+    window: float = 0.03
+    hop: float = 0.02
+    bands: int = 40
+    lowest: float = 20.0
+    highest: float = 0.0
+    coefficients: int = 0
+    transform: str = "rfft"
+    normalization: str = "fitted"
+    memory: float = 0.98
+    units: tuple[int, ...] = ()
+    heads: int = 2
+    dropout: float = 0.0
+    l2: float = 0.0
+    mask_time: float = 0.0
+    mask_bands: float = 0.0
+    family: str = "speech"
+
+
+Network = RecurrentConfig | ImageConfig | TransferConfig | SpeechConfig
 """What a recipe says of its model; `family` tells which it is."""
 
 
@@ -196,14 +247,19 @@ class TrainingConfig:
         clip_value: limit of each gradient element; 0: none.
         patience: epochs without a better validation loss before training stops; 0: never. The best weights are kept.
         noise: standard deviation of Gaussian noise added to inputs during training, in units of each feature's own.
-        gain: standard deviation of a random factor around 1 on each feature of a training sample.
+        gain: standard deviation of a random factor around 1 on each feature of a training sample; of a sound, on its
+            level.
         rotation: standard deviation, in radians, of a random rotation of a training sample whose features are
             three-axis sensors, one after the other.
         zoom: random cut of a training picture, at least 1 - zoom of each side, scaled back to the full size.
         brightness: largest random change of a training picture's brightness, as a share of the full range.
         contrast: largest random change of a training picture's contrast, as a share of it.
-        shift: random shift of a training picture, at most this share of its side; what comes in repeats the edge.
+        shift: random shift of a training picture or sound, at most this share of its side or length; what comes in
+            repeats a picture's edge, and is silence in a sound.
         flip: turn every other training picture around, left to right.
+        speed: largest random change of a training sound's speed (and so its pitch), as a share of it.
+        background: loudest noise mixed with a training sound, as a share of the sound's own level: parts of training
+            sounds whose class is silence or noise, and made noise.
         balance: weigh training samples so that every class counts the same.
         fine_tune_epochs: epochs of a second phase that trains the last layers of a pretrained backbone too (transfer
             learning only); in the first phase the backbone is frozen.
@@ -238,6 +294,8 @@ class TrainingConfig:
     contrast: float = 0.0
     shift: float = 0.0
     flip: bool = False
+    speed: float = 0.0
+    background: float = 0.0
     balance: bool = False
     fine_tune_epochs: int = 0
     fine_tune_layers: int = 0

@@ -15,6 +15,7 @@ import numpy as np
 from edge_dl.data.dataset import Dataset, Split
 from edge_dl.errors import UsageError
 from edge_dl.recipe import TrainingConfig
+from edge_dl.training.sounds import SOUND, Sounds
 
 _ORDER, _NOISE = 1, 2
 # Activations of one evaluation batch stay within this many numbers (64 MiB in float32).
@@ -102,7 +103,7 @@ class Augmentation:
 
     Args:
         config: `noise`, `gain` and `rotation` of float inputs; `zoom`, `brightness`, `contrast`, `shift` and `flip` of
-            pictures; all 0: nothing to do.
+            pictures; `shift`, `speed`, `gain` and `background` of sounds; all 0: nothing to do.
         dataset: gives each feature's deviation, from its training part.
 
     Raises:
@@ -113,6 +114,7 @@ class Augmentation:
         self._config = config
         self._deviation: dict[str, np.ndarray] = {}
         changed = config.shift or config.flip or config.zoom or config.brightness or config.contrast
+        self._sounds = Sounds(config, dataset)
         self._pictures = [name for name, array in dataset.train.x.items() if changed and array.ndim == 4]
         if not (config.noise or config.gain or config.rotation):
             return
@@ -128,7 +130,7 @@ class Augmentation:
             self._deviation[name] = np.asarray(array.std(axis=axes, dtype=np.float64), np.float32)
 
     def __bool__(self) -> bool:
-        return bool(self._deviation or self._pictures)
+        return bool(self._deviation or self._pictures or self._sounds)
 
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         """A changed copy of `arrays` for epoch `epoch`."""
@@ -141,6 +143,8 @@ class Augmentation:
                 x[name] = light_pictures(x[name], self._config.brightness, self._config.contrast, rng)
             if self._config.shift or self._config.flip:
                 x[name] = move_pictures(x[name], self._config.shift, self._config.flip, rng)
+        if self._sounds:
+            x[SOUND] = self._sounds(x[SOUND], rng)
         for name, deviation in self._deviation.items():
             x[name] = self._change(x[name], deviation, rng)
         return Arrays(x, arrays.y, arrays.weight)

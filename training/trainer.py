@@ -447,7 +447,13 @@ def _build(recipe: Recipe, dataset: Dataset, precision: str, backend: str, make:
 
 def _draws(model: Any) -> bool:
     """Whether the model draws random numbers in training."""
-    rates = ("rate", "dropout", "recurrent_dropout")  # Seeds alone tell nothing: recurrent layers always have them.
+    rates = (
+        "rate",
+        "dropout",
+        "recurrent_dropout",
+        "time_rate",
+        "band_rate",
+    )  # Seeds alone tell nothing: recurrent layers always have them.
     layers = model._flatten_layers()
     return any(isinstance(rate := getattr(layer, key, 0), float) and rate > 0 for layer in layers for key in rates)
 

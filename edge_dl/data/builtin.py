@@ -6,8 +6,10 @@ import platform
 
 import numpy as np
 
+from edge_dl.data import vowels
 from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.series import Series, cut_windows
+from edge_dl.data.sounds import RATES
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
 from edge_dl.errors import UsageError
@@ -171,4 +173,44 @@ def seasonal(config: DataConfig, task: Task | None, *, seed: int) -> Source:
         name="seasonal",
         source=f"generated: trend, two cycles and AR(1) noise, {rows} rows, seed {seed}",
         synthetic=True,
+    )
+
+
+def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
+    """Words of vowels from a formant synthesizer, with silence and unknown words; every part has voices of its own.
+
+    `config.samples` training sounds (800) of `config.seconds` (1) at `config.rate` (8,000 Hz); validation and test have
+    a fifth of that each, at least 100. A voice speaks 20 of them.
+
+    Raises:
+        UsageError: the task is not classification, the rate is one that nothing records with, or a word does not fit
+            into the length.
+    """
+    check_task("vowel-words", task, Task.CLASSIFICATION)
+    samples, rate, seconds = config.samples or 800, config.rate or 8_000, config.seconds or 1.0
+    if not RATES[0] <= rate <= RATES[1] or seconds < 0.9:
+        raise UsageError(
+            f"Made words need at least 0.9 seconds, and a rate of {RATES[0]} to {RATES[1]} Hz.",
+            received=f"data.seconds={seconds:g}, data.rate={rate}",
+        )
+    rng = np.random.default_rng([seed, samples])
+    other = max(100, samples // 5)
+    parts = {}
+    start = 0
+    for part, count in (("train", samples), ("validation", other), ("test", other)):
+        voices = [vowels.random_voice(rng) for _ in range(-(-count // 20))]
+        y = rng.permutation(np.arange(count, dtype=np.int32) % len(vowels.LABELS))
+        length = round(seconds * rate)
+        x = np.stack(
+            [vowels.record(vowels.LABELS[y[row]], voices[row // 20], length, rate, rng) for row in range(count)]
+        )
+        parts[part] = Split({"sound": x}, {"label": y}, np.arange(start, start + count))
+        start += count
+    return Source(
+        "vowel-words",
+        parts,
+        labels=vowels.LABELS,
+        source=f"generated: words of vowels by a formant synthesizer, {rate} Hz, seed {seed}",
+        synthetic=True,
+        rate=rate,
     )

@@ -1,9 +1,10 @@
 """A data set ready for training: checked arrays in three parts, with where they came from.
 
-Inputs and outputs are named as the models name them: `sequence` (samples, steps, features) float32 or `tokens`
-(samples, steps) int32; `label` (samples,) int32, `labels` (samples, steps) int32, `value` (samples, values) float32,
-`forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token` (samples, steps) int32, `embedding`
-(samples,) int32: the class of what is embedded. Arrays that a user named keep their names.
+Inputs and outputs are named as the models name them: `sequence` (samples, steps, features) float32, `tokens` (samples,
+steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labels` (samples, steps) int32, `value`
+(samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token`
+(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded. Arrays that a user named keep their
+names.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class Dataset:
             features have one unit, such as pixels).
         forecast: set for forecasts only.
         notes: remarks that belong into the report, such as what was filled or dropped.
+        rate: samples a second of `sound`, in Hz; 0: there is none.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Dataset:
     scaling: str = "feature"
     forecast: ForecastInfo | None = None
     notes: tuple[str, ...] = ()
+    rate: int = 0
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -148,6 +151,7 @@ class Dataset:
             "scaling": self.scaling,
             "forecast": None if self.forecast is None else _plain(dataclasses.asdict(self.forecast)),
             "notes": list(self.notes),
+            "rate": self.rate,
             "splits": {part: _describe_split(split, self) for part, split in self.parts.items()},
         }
 
@@ -221,6 +225,7 @@ def read(folder: str | Path) -> Dataset:
             scaling=record["scaling"],
             forecast=ForecastInfo(**{key: _tuple(value) for key, value in forecast.items()}) if forecast else None,
             notes=tuple(record["notes"]),
+            rate=record.get("rate", 0),
             **parts,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

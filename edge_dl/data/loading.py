@@ -48,6 +48,6 @@ def _check(config: DataConfig) -> None:
         raise UsageError("data.input must be sequence, image or empty.", received=config.input)
     if config.fit not in FITS:
         raise UsageError("data.fit must be crop or stretch.", received=config.fit)
-    for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples"):
+    for key in ("limit", "window", "horizon", "stride", "season", "vocabulary", "length", "samples", "rate", "seconds"):
         if getattr(config, key) < 0:
             raise UsageError(f"data.{key} must not be negative.", received=str(getattr(config, key)))

@@ -119,6 +119,15 @@ SETS: dict[str, NamedSet] = {
             defaults={"window": 48, "horizon": 24, "season": 24},
         ),
         NamedSet(
+            "vowel-words",
+            "made speech: six words of vowels, unknown words and silence, from a formant synthesizer",
+            Task.CLASSIFICATION,
+            "generated, no licence needed",
+            "",
+            "generated",
+            builtin.vowel_words,
+        ),
+        NamedSet(
             "uci-har",
             "smartphone accelerometer and gyroscope, 6 activities, 30 subjects, official subject split",
             Task.CLASSIFICATION,

@@ -23,7 +23,7 @@ class Source:
         parts: "train" with "test" and perhaps "validation"; or "all" when the source has no parts.
         groups: (samples,) group of each sample by part; whole groups are held out.
         labels: class names by number.
-        source, licence, synthetic, vocabulary, level, scaling, forecast, notes: as in `Dataset`.
+        source, licence, synthetic, vocabulary, level, scaling, forecast, notes, rate: as in `Dataset`.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Source:
     scaling: str = "feature"
     forecast: ForecastInfo | None = None
     notes: tuple[str, ...] = ()
+    rate: int = 0
 
 
 def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, trains: bool = True) -> Dataset:
@@ -96,6 +97,7 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, 
         scaling=source.scaling,
         forecast=source.forecast,
         notes=tuple(notes),
+        rate=source.rate,
     )
     check_dataset(dataset, trains=trains)
     return replace(dataset, sha256=data_hash(dataset.parts))

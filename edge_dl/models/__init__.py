@@ -1,4 +1,4 @@
-"""Keras definitions of recurrent and image networks, in keras.ops only: they train on TensorFlow, JAX and PyTorch.
+"""Keras definitions of networks for series, pictures and speech, in keras.ops only: any Keras backend trains them.
 
 Importing this package does not import Keras; naming one of its functions or layers does. `register()` makes the
 layers known to `keras.saving.load_model`.
@@ -12,16 +12,25 @@ if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
     from edge_dl.models.hub import HubFeatures
+    from edge_dl.models.masking import SpectrumMasking
+    from edge_dl.models.normalizing import RunningNormalization, UtteranceNormalization
+    from edge_dl.models.positions import LearnedPositions
     from edge_dl.models.resizing import Resize
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
+    from edge_dl.models.spectra import SpeechFeatures
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
     "HubFeatures": "edge_dl.models.hub",
     "LastObservation": "edge_dl.models.scaling",
+    "LearnedPositions": "edge_dl.models.positions",
     "Resize": "edge_dl.models.resizing",
+    "RunningNormalization": "edge_dl.models.normalizing",
+    "SpectrumMasking": "edge_dl.models.masking",
+    "SpeechFeatures": "edge_dl.models.spectra",
     "Standardize": "edge_dl.models.scaling",
     "Unstandardize": "edge_dl.models.scaling",
+    "UtteranceNormalization": "edge_dl.models.normalizing",
     "build": "edge_dl.models.building",
     "widest": "edge_dl.models.building",
 }
@@ -30,9 +39,14 @@ __all__ = [
     "AdditiveAttentionPooling",
     "HubFeatures",
     "LastObservation",
+    "LearnedPositions",
     "Resize",
+    "RunningNormalization",
+    "SpectrumMasking",
+    "SpeechFeatures",
     "Standardize",
     "Unstandardize",
+    "UtteranceNormalization",
     "build",
     "register",
     "widest",
@@ -43,8 +57,12 @@ def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
     import edge_dl.models.hub
+    import edge_dl.models.masking
+    import edge_dl.models.normalizing
+    import edge_dl.models.positions
     import edge_dl.models.resizing
-    import edge_dl.models.scaling  # noqa: F401
+    import edge_dl.models.scaling
+    import edge_dl.models.spectra  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -7,15 +7,15 @@ import math
 import keras
 
 from edge_dl.data.dataset import Dataset
-from edge_dl.models import images, recurrent, transfer
+from edge_dl.models import images, recurrent, speech, transfer
 from edge_dl.models.hub import HubFeatures
-from edge_dl.recipe import ImageConfig, Network, Task, TransferConfig
+from edge_dl.recipe import ImageConfig, Network, SpeechConfig, Task, TransferConfig
 
 
 def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
     """A network for `task`, shaped for `dataset`, with scaling fitted on its training part.
 
-    See `edge_dl.models.recurrent.build`, `edge_dl.models.images.build` and `edge_dl.models.transfer.build`.
+    See the `build` of `edge_dl.models.recurrent`, `images`, `transfer` and `speech`.
 
     Raises:
         UsageError: a setting is unknown, out of range or does not fit the task, or the data does not fit it.
@@ -24,6 +24,8 @@ def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
         return images.build(task, config, dataset)
     if isinstance(config, TransferConfig):
         return transfer.build(task, config, dataset)
+    if isinstance(config, SpeechConfig):
+        return speech.build(task, config, dataset)
     return recurrent.build(task, config, dataset)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from edge_dl.data import pictures
+from edge_dl.data import pictures, sounds
 from edge_dl.data.files import DataFile, DataFolder
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
@@ -42,6 +42,12 @@ FORMS = {
     "rows": Form("rows", (), "a table, one row a sample: label and series values (CSV, TSV or blanks)"),
     "ts": Form("ts", (".ts",), "UCR/UEA time series classification, NAME_TRAIN.ts beside NAME_TEST.ts"),
     "pictures": Form("pictures", pictures.SUFFIXES, "a folder (or .zip) of pictures, one folder a class", folder=True),
+    "sounds": Form(
+        "sounds",
+        sounds.SUFFIXES,
+        "a folder (or .zip) of wav files, one folder a class, or with manifest.csv (file, label, speaker, split)",
+        folder=True,
+    ),
     "text": Form("text", (".txt",), "plain text for a language model (data.level, data.window)"),
 }
 

@@ -8,31 +8,23 @@ Files whose name starts with a dot are left alone. A file that is no whole pictu
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
 from edge_dl.data import pictures
 from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.files import DataFile, DataFolder
+from edge_dl.data.forms.folders import each, none_whole, note_broken, places, require_folders
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
 
-Found = TypeVar("Found")
-PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "validation": "validation", "valid": "validation", "val": "validation",
-}  # fmt: skip
 # Pictures of several sizes become squares of at most this side: networks for phones look at 224 pixels and fewer.
 LARGEST_SIDE = 256
 # As they come they may be larger: a camera's own frames are what the device will feed.
 LARGEST_FRAME = 640
-NAMED = 3  # broken files that a note names
 
 
 def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
@@ -52,15 +44,15 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     with DataFolder(file.path) as folder:
         files = sorted(name for name in folder.names() if pictures.is_picture(name))
         placed = _places(files, folder, task)
-        sizes, broken = _each(lambda name: pictures.picture_size(folder.content(name)), files)
+        sizes, broken = each(lambda name: pictures.picture_size(folder.content(name)), files)
         size = _size(config, list(sizes.values()), folder)
-        arrays, cut_off = _each(
+        arrays, cut_off = each(
             lambda name: pictures.decode(folder.content(name), size, stretch=config.fit == "stretch"), list(sizes)
         )
         broken |= cut_off
     whole = [name for name in files if name in arrays]
     if not whole:
-        raise _none_whole(folder, broken)
+        raise none_whole(folder, broken, "pictures")
     rows = {name: row for row, name in enumerate(files)}
     labels = tuple(sorted({placed[name][1] for name in files}))
     parts: dict[str, Split] = {}
@@ -85,32 +77,10 @@ def _places(files: Sequence[str], folder: DataFolder, task: Task) -> dict[str, t
             "A folder of pictures must hold pictures.",
             received=f"{folder.path} without {', '.join(pictures.SUFFIXES)} files",
         )
-    paths = {name: name.split("/") for name in files}
-    # An archive often holds everything in one folder of its own name.
-    while all(len(path) > 2 for path in paths.values()) and len({path[0] for path in paths.values()}) == 1:
-        if next(iter(paths.values()))[0].lower() in PARTS:
-            break
-        paths = {name: path[1:] for name, path in paths.items()}
-    parted = all(path[0].lower() in PARTS and len(path) > 2 for path in paths.values())
-    placed = {
-        name: (PARTS[path[0].lower()], path[1]) if parted else ("all", path[0])
-        for name, path in paths.items()
-        if len(path) > (2 if parted else 1)
-    }
-    loose = [name for name in files if name not in placed]
+    placed, loose = places(files, folder, "Pictures")
     if len(loose) == len(files) and task is Task.EMBEDDING:
         return dict.fromkeys(files, ("all", folder.path.stem))  # Embedding asks for no classes.
-    if loose:
-        raise UsageError(
-            "Pictures must lie in one folder a class.",
-            received=f"{len(loose)} of {len(files)} directly in {folder.path}, such as {loose[0]}",
-            todo="Make a folder for each class, perhaps inside train/ and test/.",
-        )
-    if not parted and {path[0].lower() for path in paths.values()} & {"train", "test"}:
-        names = ", ".join(sorted({path[0] for path in paths.values()})[:8])
-        raise UsageError(
-            "Either all pictures lie in train/, test/ and validation/, or none does.", received=f"folders {names}"
-        )
+    require_folders(files, loose, folder, "Pictures")
     return placed
 
 
@@ -127,30 +97,6 @@ def _size(config: DataConfig, sizes: Sequence[tuple[int, int]], folder: DataFold
     return side, side
 
 
-def _each(work: Callable[[str], Found], names: Sequence[str]) -> tuple[dict[str, Found], dict[str, str]]:
-    """What `work` gives for each name, and what is wrong with those where it refuses."""
-
-    def attempt(name: str) -> tuple[Found | None, str]:
-        try:
-            return work(name), ""
-        except UsageError as error:
-            return None, error.received or error.rule
-
-    # Pillow decodes without holding Python's lock.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = dict(zip(names, pool.map(attempt, names), strict=True))
-    whole = {name: value for name, (value, _) in found.items() if value is not None}
-    return whole, {name: wrong for name, (value, wrong) in found.items() if value is None}
-
-
-def _none_whole(folder: DataFolder, broken: dict[str, str]) -> UsageError:
-    name, wrong = next(iter(broken.items()))
-    return UsageError(
-        "A folder of pictures must hold whole pictures.",
-        received=f"{folder.path}: {len(broken)} files, none whole; {name}: {wrong}",
-    )
-
-
 def _notes(sizes: dict[str, tuple[int, int]], size: tuple[int, int], fit: str, broken: dict[str, str]) -> list[str]:
     notes = []
     found = Counter(sizes.values())
@@ -159,8 +105,4 @@ def _notes(sizes: dict[str, tuple[int, int]], size: tuple[int, int], fit: str, b
         others = f" and {len(found) - 1} other sizes" if len(found) > 1 else ""
         how = "stretched" if fit == "stretch" else "scaled and cut at the middle"
         notes.append(f"Pictures of {width}x{height}{others} were {how} to {size[1]}x{size[0]} pixels.")
-    if broken:
-        shown = "; ".join(f"{name} ({wrong})" for name, wrong in list(broken.items())[:NAMED])
-        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        notes.append(f"{len(broken)} files are no whole pictures and were left out: {shown}{more}.")
-    return notes
+    return notes + note_broken(broken, "pictures")
