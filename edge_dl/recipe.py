@@ -330,7 +330,7 @@ class CompressionConfig:
         clusters: different values that a kernel may have after clustering.
         epochs: epochs of each method.
         learning_rate: at first; falls to zero over each method's epochs, by half a cosine; 0: a tenth of
-            training.learning_rate.
+            training.learning_rate, or training.fine_tune_rate where a backbone was fine-tuned.
         skip: names of layers to leave alone.
     """
 
