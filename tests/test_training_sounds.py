@@ -7,6 +7,7 @@ import pytest
 
 from edge_dl.data import Dataset, Split
 from edge_dl.data.noise import coloured_noise, level
+from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
 from edge_dl.training.batches import Arrays, Augmentation
 from edge_dl.training.sounds import move
@@ -95,3 +96,35 @@ def test_made_noise_is_of_many_colours() -> None:
     low, high = power[:, 10:100].mean(axis=1), power[:, 2_000:].mean(axis=1)
     assert (low / high).min() < 3
     assert (low / high).max() > 1_000
+
+
+def strings() -> Dataset:
+    from edge_dl.data.clips import Clips, Joining
+    from edge_dl.data.strings import join
+
+    rng = np.random.default_rng(0)
+    recordings = [rng.normal(0, 1_000, 400).astype(np.int16) for _ in range(12)]
+    clips = Clips.of(recordings, np.arange(12) % 3 + 1, np.zeros(12), Joining(LENGTH, 1, 4, 100, 300))
+    sound, words = join(clips, 10, rng, rate=8_000)
+    split = Split({"sound": sound}, {"words": words}, np.arange(10))
+    labels = ("_blank_", "a", "b", "c")
+    return Dataset("strings", Task.TRANSCRIPTION, split, split, split, labels=labels, rate=8_000, clips=clips)
+
+
+@pytest.mark.parametrize("settings", [{}, {"speed": 0.1, "gain": 0.3, "background": 0.2}])
+def test_strings_are_joined_anew_each_epoch(settings: dict[str, float]) -> None:
+    data = strings()
+    augment = Augmentation(TrainingConfig(**settings), data)  # type: ignore[arg-type]
+    assert augment
+    first, again, later = (augment(Arrays.of(data.train), epoch) for epoch in (0, 0, 1))
+    np.testing.assert_array_equal(first.x["sound"], again.x["sound"])
+    np.testing.assert_array_equal(first.y["words"], again.y["words"])
+    assert (first.y["words"] != later.y["words"]).any()
+    assert first.x["sound"].shape == data.train.x["sound"].shape
+    assert first.y["words"].shape == data.train.y["words"].shape
+
+
+@pytest.mark.parametrize("settings", [{"shift": 0.1}, {"use_validation": True}])
+def test_strings_stay_where_they_were_joined(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="joined from training recordings"):
+        Augmentation(TrainingConfig(**settings), strings())  # type: ignore[arg-type]
