@@ -219,7 +219,14 @@ def test_word_errors_are_the_fewest_edits():
 
 @pytest.mark.parametrize(
     ("given_words", "due", "edits"),
-    [((), (), 0), ((1,), (), 1), ((), (1, 2), 2), ((1, 2, 3), (2, 3), 1), ((1, 2), (2, 1), 2), ((1, 3, 3), (1, 2, 3), 1)],
+    [
+        ((), (), 0),
+        ((1,), (), 1),
+        ((), (1, 2), 2),
+        ((1, 2, 3), (2, 3), 1),
+        ((1, 2), (2, 1), 2),
+        ((1, 3, 3), (1, 2, 3), 1),
+    ],
 )
 def test_edit_distance(given_words: tuple[int, ...], due: tuple[int, ...], edits: int):
     from edge_dl.checks.edits import edit_distance

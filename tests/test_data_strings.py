@@ -1,8 +1,9 @@
-"""Strings of words: what is said is what the target says, from the part's own recordings, where and how it should be."""
+"""Strings of words: what is said is what the target says, of the part's own recordings, and fits where it stands."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_string_says_its_words_in_order_with_pauses_between() -> None:
         assert [round(np.log2(hertz / 250)) for *_, hertz in found] == said.tolist()
         # One speaker a string: all are higher by the same step, or none is.
         assert len({hertz - 250 * 2**word > 10 for (*_, hertz), word in zip(found, said, strict=True)}) == 1
-        pauses = [after[0] - before[1] for before, after in zip(found, found[1:], strict=False)]
+        pauses = [after[0] - before[1] for before, after in itertools.pairwise(found)]
         assert all(200 <= pause <= 1_800 for pause in pauses)
     assert counts == {2, 3, 4, 5}
 

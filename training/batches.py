@@ -104,12 +104,13 @@ class Augmentation:
 
     Args:
         config: `noise`, `gain` and `rotation` of float inputs; `zoom`, `brightness`, `contrast`, `shift` and `flip` of
-            pictures; `shift`, `speed`, `gain` and `background` of sounds; all 0: nothing to do, but for strings of words,
-            which are joined anew each epoch, at another `speed`.
+            pictures; `shift`, `speed`, `gain` and `background` of sounds; all 0: nothing to do, except that strings of
+            words are joined anew each epoch, each at another `speed`.
         dataset: gives each feature's deviation, from its training part, and the words that strings are joined of.
 
     Raises:
-        UsageError: rotation of an input whose features are not groups of three; `shift` of strings, or `use_validation`.
+        UsageError: rotation of an input whose features are not groups of three; `shift` or `use_validation` for strings
+            of words.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:

@@ -536,7 +536,7 @@ def _word_target(reference: np.ndarray, values: np.ndarray, where: str, weight: 
         raise UsageError(
             "A transcription's target is the words of each sample, (samples, most), for an output of shape (samples, "
             "frames, classes).",
-            received=f"{where} of type {values.dtype} and shape {values.shape} for an output of shape {reference.shape}",
+            received=f"{where} of type {values.dtype} and shape {values.shape} for an output of {reference.shape}",
         )
     if values.size and (values.min() < 0 or values.max() >= reference.shape[-1]):
         raise UsageError(

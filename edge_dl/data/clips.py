@@ -61,9 +61,7 @@ class Clips:
         return self.samples[self.ends[number - 1] if number else 0 : self.ends[number]]
 
     @classmethod
-    def of(
-        cls, recordings: Sequence[np.ndarray], words: np.ndarray, speakers: np.ndarray, joining: Joining
-    ) -> Clips:
+    def of(cls, recordings: Sequence[np.ndarray], words: np.ndarray, speakers: np.ndarray, joining: Joining) -> Clips:
         """Clips of recordings (samples,) int16 each, at least one."""
         ends = np.cumsum([len(recording) for recording in recordings], dtype=np.int64)
         return cls(np.concatenate(recordings), ends, words.astype(np.int32), speakers.astype(np.int32), joining)

@@ -3,10 +3,10 @@
 Inputs and outputs are named as the models name them: `sequence` (samples, steps, features) float32, `tokens` (samples,
 steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labels` (samples, steps) int32, `value`
 (samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token`
-(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded; `words` (samples, most) int32: the
-words of a sound in order, class numbers from 1, and 0, the blank that is no word, behind the last. Sounds of strings are
-of one length, with silence around the words: no length of their own goes with them. Arrays that a user named keep their
-names.
+(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded; `words` (samples, most) int32:
+the words of a sound, class numbers from 1, and 0, the blank that is no word, behind the last. Sounds that words are
+said in have one length, with silence around the words: no length of their own goes with them. Arrays that a user named
+keep their names.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def join_dataset(single: Dataset, speakers: np.ndarray | None, config: DataConfi
     heard = ", ".join(f"{len(those):,} in {part}" for part, those in clips.items())
     notes = [
         *single.notes,
-        f"Strings of {fewest} to {most} words, pauses of {shortest:g} to {longest:g} s, in sounds of {seconds:g} s, are "
+        f"Strings of {fewest} to {most} words, pauses of {shortest:g} to {longest:g} s, in sounds of {seconds:g} s, "
         f"joined from the part's own recordings of single words: {heard}.",
     ]
     if len(names) < len(single.labels):
@@ -94,7 +94,9 @@ def join_dataset(single: Dataset, speakers: np.ndarray | None, config: DataConfi
         labels=(BLANK, *names),
         notes=tuple(notes),
         clips=clips["train"],
-        **parts,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
     )
     check_dataset(joined)
     return replace(joined, sha256=data_hash(joined.parts, joined.clips))

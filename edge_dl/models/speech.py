@@ -1,8 +1,9 @@
-"""Speech networks that recognize words: a separable CNN, convolution with a GRU, an LSTM, a transformer; CTC for strings.
+"""Speech networks that recognize words: a separable CNN, convolution with a GRU, an LSTM, a transformer, and CTC.
 
 A network takes `sound` (batch, samples) int16 as a microphone gives it, and gives `label` (batch, classes)
-probabilities, or `words` (batch, frames, classes), of which class 0 is the blank (`edge_dl.runtime.ctc`). The layers `features` and `normalize` make (batch, frames, features) of the samples and are the same for
-all of them; what comes after is the network. Layers carry stable names.
+probabilities, or `words` (batch, frames, classes), of which class 0 is the blank (`edge_dl.runtime.ctc`). The layers
+`features` and `normalize` make (batch, frames, features) of the samples and are the same for all of them; what comes
+after is the network. Layers carry stable names.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
 
 
 def ctc(h: Any, config: SpeechConfig) -> Any:
-    """Two convolutions over time, each with stride 2, then GRU layers (Amodei et al. 2016): (96, 128) channels and units.
+    """Two convolutions over time with stride 2, then GRU layers (Amodei et al. 2016): (96, 128) channels and units.
 
     An answer for each fourth frame: with a hop of 20 ms, 80 ms, in which nobody says two words. Both ways, the layers
     hear what comes after a word too; one way, they can go along with a stream.

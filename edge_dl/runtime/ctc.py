@@ -61,9 +61,7 @@ def best_path(answer: np.ndarray, blank: int = BLANK) -> tuple[int, ...]:
     return collapse(answer.argmax(axis=-1), blank)
 
 
-def prefix_beam_search(
-    probabilities: np.ndarray, width: int = WIDTH, blank: int = BLANK
-) -> list[Hypothesis]:
+def prefix_beam_search(probabilities: np.ndarray, width: int = WIDTH, blank: int = BLANK) -> list[Hypothesis]:
     """The most likely strings of words, best first, at most `width`.
 
     With a width of all strings there are, probabilities are exact. Prefixes that are equally likely are ordered by
@@ -152,7 +150,9 @@ def write_golden(path: str | Path, probabilities: np.ndarray, width: int = WIDTH
     )
 
 
-def _put(beam: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], silent: float, spoken: float) -> None:
+def _put(
+    beam: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], silent: float, spoken: float
+) -> None:
     before = beam.get(prefix, (-math.inf, -math.inf))
     beam[prefix] = _add(before[0], silent), _add(before[1], spoken)
 

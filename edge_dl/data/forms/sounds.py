@@ -88,7 +88,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         chosen = [name for name in clips if placed[name].part == part]
         x = np.stack([sounds.fit(clips[name], length) for name in chosen])
         y = np.array([labels.index(placed[name].label) for name in chosen], np.int32)
-        parts[part] = Split({"sound": x}, {output_name(Task.CLASSIFICATION): y}, np.array([rows[name] for name in chosen]))
+        parts[part] = Split(
+            {"sound": x}, {output_name(Task.CLASSIFICATION): y}, np.array([rows[name] for name in chosen])
+        )
         groups[part] = np.array([placed[name].speaker for name in chosen])
     if "test" not in parts and "validation" in parts:
         parts["test"], groups["test"] = parts.pop("validation"), groups.pop("validation")
