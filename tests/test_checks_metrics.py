@@ -248,7 +248,12 @@ def test_more_word_errors_are_a_loss():
     assert not found.higher_is_better
     assert found.drop == pytest.approx(20 / 600)
     assert found.verdict is Verdict.FAIL
-    assert compare_metric(metric, "words", reference, reference, target, max_drop=0.01).verdict is Verdict.PASS
+    same = compare_metric(metric, "words", reference, reference, target, max_drop=0.01)
+    assert same.verdict is Verdict.PASS
+    assert same.drop == 0 < same.high  # Nothing changed in 600 words: that is no certainty.
+    few = prepare_target(reference[:25], due[:25], task=Task.TRANSCRIPTION)
+    undecided = compare_metric(metric, "words", reference[:25], reference[:25], few, max_drop=0.01)
+    assert undecided.verdict is Verdict.NOT_ENOUGH_SAMPLES
     assert compare_metric(metric, "words", variant, reference, target, max_drop=0.01).verdict is Verdict.PASS
 
 
