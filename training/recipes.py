@@ -19,7 +19,6 @@ _WORDS_TRAINING = TrainingConfig(
     epochs=60,
     batch_size=32,
     schedule="cosine",
-    warmup=2,
     learning_rate=2e-3,
     label_smoothing=0.1,
     weight_decay=1e-4,
