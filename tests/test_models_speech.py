@@ -63,8 +63,8 @@ def test_every_network_gives_probabilities(network: str, normalization: str) -> 
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
 
 
-def strings(words: int = 3) -> Dataset:
-    data = sounds()
+def strings(length: int = 8_000, words: int = 3) -> Dataset:
+    data = sounds(length)
 
     def said(split: Split) -> Split:
         rows = np.zeros((len(split), words), np.int32)
