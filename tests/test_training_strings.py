@@ -62,7 +62,7 @@ def test_ctc_trains_on_every_backend(backend: str, tmp_path: Path) -> None:
         "from edge_dl import data\n"
         "from edge_dl.recipe import apply_overrides\n"
         "from edge_dl.training import RECIPES, train\n"
-        "settings = {'data.samples': 96, 'data.words': '1,3', 'training.epochs': 3, 'training.warmup': 0,\n"
+        "settings = {'data.samples': 96, 'data.words': '1,3', 'training.epochs': 8, 'training.warmup': 0,\n"
         "            'training.batch_size': 8, 'model.units': '16,16', 'training.backend': sys.argv[1]}\n"
         "recipe = apply_overrides(RECIPES['speech-ctc'], settings)\n"
         "train(recipe, data.load(recipe.data, recipe.task), sys.argv[2])\n"
@@ -72,5 +72,5 @@ def test_ctc_trains_on_every_backend(backend: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     epochs = read_json(tmp_path / "train" / "history.json")["epochs"]
-    assert epochs[-1]["loss"] < 0.8 * epochs[0]["loss"]
+    assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
     assert all(0 <= epoch["validation_word_error_rate"] for epoch in epochs)
