@@ -30,6 +30,7 @@ class Task(str, Enum):
     FORECAST = "forecast"  # the next `horizon` steps of a series
     LANGUAGE_MODEL = "language-model"  # the next token, at every step
     EMBEDDING = "embedding"  # a vector of length 1: what is alike lies close
+    TRANSCRIPTION = "transcription"  # the words of a sound, in their order
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class DataConfig:
             middle) or "stretch" (all of it is seen, out of proportion).
         rate: samples a second that sounds in files are brought to, in Hz; 0: 16,000 where most have that or more, else
             8,000.
-        seconds: length that sounds in files are brought to; 0: as they come where all are alike, else 1.
+        seconds: length that sounds in files are brought to; 0: as they come where all are alike, else 1. Of joined
+            strings: 0: that of the most words of mean length with the longest pauses.
+        words: fewest and most words of a string that is joined from single ones (transcription).
+        pause: shortest and longest pause between two words of a string, in seconds (transcription).
         split: column of manifest.csv that says which part a sound is in; empty: the first whose name starts with split.
         validation: share of the training part held out when the source has no validation part. Where the source
             names groups (subjects, speakers), whole groups are held out; a series is cut by time.
@@ -63,7 +67,7 @@ class DataConfig:
         level: "character" or "word" (language model).
         vocabulary: largest vocabulary, most frequent first; 0: no limit.
         length: sequence length of generated tasks (adding problem).
-        samples: number of training samples of generated tasks.
+        samples: number of training samples of generated tasks, and of joined strings.
     """
 
     source: str
@@ -73,6 +77,8 @@ class DataConfig:
     fit: str = "crop"
     rate: int = 0
     seconds: float = 0.0
+    words: tuple[int, ...] = (3, 7)
+    pause: tuple[float, ...] = (0.05, 0.3)
     split: str = ""
     validation: float = 0.15
     test: float = 0.2
@@ -199,6 +205,7 @@ class SpeechConfig:
         memory: share of the running mean that stays from frame to frame (running normalization only).
         units: channels or units of each layer or block; empty: the network's own.
         heads: attention heads (transformer only).
+        bidirectional: whether recurrent layers read both ways (ctc only): better, and no stream can be transcribed.
         dropout: dropout between layers and before the head.
         l2: L2 penalty on kernels.
         mask_time: longest mask over frames in training, as a share of them (SpecAugment); 0: none.
@@ -218,6 +225,7 @@ class SpeechConfig:
     memory: float = 0.98
     units: tuple[int, ...] = ()
     heads: int = 2
+    bidirectional: bool = False
     dropout: float = 0.0
     l2: float = 0.0
     mask_time: float = 0.0

@@ -197,3 +197,76 @@ def test_numbers_of_another_shape_are_refused():
         prepare_target(np.zeros((4, 2)), np.zeros((4, 3)), task=Task.REGRESSION)
     with pytest.raises(UsageError, match="one entry a sample"):
         prepare_target(np.zeros((4, 2)), np.zeros((4, 2)), task=Task.REGRESSION, weight=np.ones((3, 1)))
+
+
+def spelled(*rows: tuple[int, ...], frames: int = 6, classes: int = 4) -> np.ndarray:
+    """Answers whose best path says each row: (samples, frames, classes)."""
+    answer = np.full((len(rows), frames, classes), 0.1, np.float32)
+    answer[..., 0] = 0.5
+    for number, row in enumerate(rows):
+        for place, word in enumerate(row):
+            answer[number, 2 * place, word] = 0.9
+    return answer / answer.sum(-1, keepdims=True)
+
+
+def test_word_errors_are_the_fewest_edits():
+    due = np.array([[1, 2, 3], [1, 1, 0], [2, 0, 0], [3, 2, 1]])
+    output = spelled((1, 2, 3), (1,), (2, 3), (1, 2, 3))
+    found = evaluate(output, prepare_target(output, due, task=Task.TRANSCRIPTION))
+    assert found["word_error_rate"] == pytest.approx((0 + 1 + 1 + 2) / 9)
+    assert found["string_accuracy"] == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("given_words", "due", "edits"),
+    [
+        ((), (), 0),
+        ((1,), (), 1),
+        ((), (1, 2), 2),
+        ((1, 2, 3), (2, 3), 1),
+        ((1, 2), (2, 1), 2),
+        ((1, 3, 3), (1, 2, 3), 1),
+    ],
+)
+def test_edit_distance(given_words: tuple[int, ...], due: tuple[int, ...], edits: int):
+    from edge_dl.checks.edits import edit_distance
+
+    assert edit_distance(given_words, due) == edit_distance(due, given_words) == edits
+
+
+def test_more_word_errors_are_a_loss():
+    from edge_dl.checks.comparison import compare_metric
+    from edge_dl.checks.verdicts import Verdict
+
+    rng = np.random.default_rng(0)
+    rows = [tuple(rng.integers(1, 4, 3)) for _ in range(200)]
+    due, reference = np.array(rows), spelled(*rows)
+    variant = spelled(*(row[:2] if number % 10 == 0 else row for number, row in enumerate(rows)))
+    target = prepare_target(reference, due, task=Task.TRANSCRIPTION)
+    metric = metrics_for(target)[0]
+    found = compare_metric(metric, "words", reference, variant, target, max_drop=0.01)
+    assert not found.higher_is_better
+    assert found.drop == pytest.approx(20 / 600)
+    assert found.verdict is Verdict.FAIL
+    same = compare_metric(metric, "words", reference, reference, target, max_drop=0.01)
+    assert same.verdict is Verdict.PASS
+    assert same.drop == 0 < same.high  # Nothing changed in 600 words: that is no certainty.
+    few = prepare_target(reference[:25], due[:25], task=Task.TRANSCRIPTION)
+    undecided = compare_metric(metric, "words", reference[:25], reference[:25], few, max_drop=0.01)
+    assert undecided.verdict is Verdict.NOT_ENOUGH_SAMPLES
+    assert compare_metric(metric, "words", variant, reference, target, max_drop=0.01).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("due", "rule"),
+    [
+        (np.array([1, 2]), "words of each sample"),
+        (np.array([[0.5], [1.0]]), "words of each sample"),
+        (np.array([[1, 4], [1, 0]]), "1 to 3"),
+        (np.array([[1, -1], [1, 0]]), "1 to 3"),
+    ],
+)
+def test_bad_words_are_refused(due: np.ndarray, rule: str):
+    output = spelled((1,), (2,))
+    with pytest.raises(UsageError, match=rule):
+        prepare_target(output, due, task=Task.TRANSCRIPTION)

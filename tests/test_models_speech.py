@@ -53,7 +53,7 @@ def test_ds_cnn_is_mlperf_tinys() -> None:
 
 
 @pytest.mark.parametrize("normalization", ["fitted", "utterance", "running", "none"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "ctc"])
 def test_every_network_gives_probabilities(network: str, normalization: str) -> None:
     data = sounds(4_000)
     model = build(SpeechConfig(network, normalization=normalization, dropout=0.1), data)
@@ -61,6 +61,42 @@ def test_every_network_gives_probabilities(network: str, normalization: str) -> 
     answer = np.asarray(model(data.test.x)["label"])
     assert answer.shape == (10, 3)
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
+
+
+def strings(length: int = 8_000, words: int = 3) -> Dataset:
+    data = sounds(length)
+
+    def said(split: Split) -> Split:
+        rows = np.zeros((len(split), words), np.int32)
+        rows[:, 0] = 1 + split.y["label"]
+        return dataclasses.replace(split, y={"words": rows})
+
+    parts = {part: said(split) for part, split in data.parts.items()}
+    return dataclasses.replace(data, task=Task.TRANSCRIPTION, labels=("_blank_", *data.labels), **parts)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_ctc_answers_every_fourth_frame(bidirectional: bool) -> None:
+    data = strings()
+    config = SpeechConfig("ctc", units=(12, 16, 8), dropout=0.1, bidirectional=bidirectional)
+    model = models.build(Task.TRANSCRIPTION, config, data)
+    frames = spectrum_of(config, 8_000).frames(8_000)
+    answer = np.asarray(model(data.test.x)["words"])
+    assert answer.shape == (10, -(-frames // 4), 4)
+    np.testing.assert_allclose(answer.sum(axis=-1), 1, rtol=1e-5)
+    # One way, what comes later changes nothing before it, but for what the convolutions look ahead.
+    later = {"sound": data.test.x["sound"].copy()}
+    later["sound"][:, 6_000:] = 0
+    changed = np.abs(np.asarray(model(later)["words"]) - answer).max(axis=(0, 2)) > 1e-6
+    assert changed[0] == bidirectional
+    assert changed[-1]
+
+
+def test_ctc_needs_strings_and_frames_for_them() -> None:
+    with pytest.raises(UsageError, match="ctc is for transcription"):
+        build(SpeechConfig("ctc"), sounds())
+    with pytest.raises(UsageError, match="two answers for each word"):
+        models.build(Task.TRANSCRIPTION, SpeechConfig("ctc"), strings(words=12))
 
 
 def test_normalization_is_fitted_on_the_training_part() -> None:
@@ -117,7 +153,7 @@ def test_settings_are_checked(change: dict[str, Any], words: str) -> None:
 def test_what_are_no_sounds_is_refused() -> None:
     with pytest.raises(UsageError, match="int16 of a known rate"):
         build(SpeechConfig(), dataclasses.replace(sounds(), rate=0))
-    with pytest.raises(UsageError, match="classifies"):
+    with pytest.raises(UsageError, match="ds-cnn is for classification"):
         models.build(Task.REGRESSION, SpeechConfig(), sounds())
 
 

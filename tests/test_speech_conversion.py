@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_models_speech import sounds
+from test_models_speech import sounds, strings
 
 from edge_dl import models
 from edge_dl.converters import tensors
@@ -26,6 +26,7 @@ NETWORKS = {
     "ds-cnn": (SpeechConfig("ds-cnn", units=(64, 64)), Lowering.NONE),
     "crnn": (SpeechConfig("crnn", units=(8, 8, 16), normalization="utterance"), Lowering.UNROLL),
     "lstm": (SpeechConfig("lstm", units=(16,), window=0.04, hop=0.04), Lowering.UNROLL),
+    "ctc": (SpeechConfig("ctc", units=(8, 16)), Lowering.UNROLL),
     "transformer": (SpeechConfig("transformer", units=(64,), coefficients=20, normalization="running"), Lowering.NONE),
 }
 QUANTIZED = (Quantization.DYNAMIC, Quantization.INT8, Quantization.INT16X8, Quantization.INT4, Quantization.MIXED)
@@ -34,7 +35,9 @@ QUANTIZED = (Quantization.DYNAMIC, Quantization.INT8, Quantization.INT16X8, Quan
 @pytest.fixture(scope="module", params=NETWORKS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Export:
     config, lowering = NETWORKS[request.param]
-    model = models.build(Task.CLASSIFICATION, config, DATA)
+    joined = config.network == "ctc"
+    task, data = (Task.TRANSCRIPTION, strings(4_000)) if joined else (Task.CLASSIFICATION, DATA)
+    model = models.build(task, config, data)
     rng = np.random.default_rng(0)
     model.set_weights([weight + rng.normal(0, 0.02, weight.shape) for weight in model.get_weights()])
     return export(model, tmp_path_factory.mktemp("export"), lowering)
@@ -69,11 +72,11 @@ def test_integer_edges_take_samples_as_they_are(
     exported: Export, quantization: Quantization, dtype: str, tmp_path: Path
 ) -> None:
     made = make(exported, quantization, tmp_path, integer_io=True)
-    [sound], [label] = made.signature.inputs, made.signature.outputs
+    [sound], [output] = made.signature.inputs, made.signature.outputs
     assert (sound.dtype, sound.scale) == ("int16", 0.0)
-    assert (label.dtype, label.scale > 0) == (dtype, True)
-    answer = open_session(made.path).predict({"sound": SOUNDS})["label"]
-    expected = open_session(float_model(exported)).predict({"sound": SOUNDS})["label"]
+    assert (output.dtype, output.scale > 0) == (dtype, True)
+    answer = open_session(made.path).predict({"sound": SOUNDS})[output.name]
+    expected = open_session(float_model(exported)).predict({"sound": SOUNDS})[output.name]
     assert np.abs(answer - expected).max() < 0.1
 
 

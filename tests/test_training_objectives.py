@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import keras
@@ -12,8 +13,10 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
 from edge_dl.training.objectives import (
     BalancedAccuracy,
+    CtcLoss,
     ScaledSquaredError,
     SmoothedCrossEntropy,
+    WordErrorRate,
     loss_and_metrics,
     readable,
 )
@@ -104,3 +107,63 @@ def test_a_constant_target_gives_a_finite_loss() -> None:
     y = np.full((4, 1), 3.0, np.float32)
     loss, _ = loss_and_metrics(Task.REGRESSION, TrainingConfig(), made(Task.REGRESSION, y), "y")
     assert number(loss(y, y + 1)) == pytest.approx(1.0)
+
+
+def said(*rows: tuple[int, ...], most: int = 4) -> np.ndarray:
+    return np.array([[*row, *[0] * (most - len(row))] for row in rows], np.int32)
+
+
+def test_ctc_is_the_likelihood_of_all_paths_a_word() -> None:
+    words = said((1, 2), (2, 2, 1), (1,))
+    answers = probabilities(3, 6, 3)
+    wanted = []
+    for answer, row in zip(answers, words, strict=True):
+        due = tuple(row[row > 0])
+        total = 0.0
+        for path in itertools.product(range(3), repeat=6):
+            first = [number for place, number in enumerate(path) if not place or number != path[place - 1]]
+            if tuple(number for number in first if number) == due:
+                total += math.prod(float(answer[frame, number]) for frame, number in enumerate(path))
+        wanted.append(-math.log(total) / len(due))
+    found = keras.ops.convert_to_numpy(CtcLoss().call(words, answers))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_ctc_teaches_also_where_a_word_seems_impossible() -> None:
+    tf = pytest.importorskip("tensorflow")
+    scores = np.zeros((1, 5, 3), np.float32)
+    scores[..., 0] = 30
+    with tf.GradientTape() as tape:
+        tensor = tf.constant(scores)
+        tape.watch(tensor)
+        loss = tf.reduce_sum(CtcLoss().call(said((1, 2)), tf.nn.softmax(tensor)))
+    gradient = tape.gradient(loss, tensor).numpy()
+    assert np.isfinite(gradient).all()
+    assert gradient[..., 1:].min() < -0.1
+
+
+def test_word_error_rate_is_that_of_the_checks() -> None:
+    from edge_dl.checks.metrics import evaluate, prepare_target
+
+    rng = np.random.default_rng(3)
+    answers = rng.dirichlet(np.full(4, 0.2), (100, 8)).astype(np.float32)
+    words = np.zeros((100, 6), np.int32)
+    for row in words:
+        count = rng.integers(1, 7)
+        row[:count] = rng.integers(1, 4, count)
+    metric = WordErrorRate()
+    metric.update_state(words[:30], answers[:30])
+    metric.update_state(words[30:], answers[30:])
+    wanted = evaluate(answers, prepare_target(answers, words, task=Task.TRANSCRIPTION))["word_error_rate"]
+    assert number(metric.result()) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"balance": True}, {"label_smoothing": 0.1}])
+def test_transcription_refuses_what_needs_classes(settings: dict[str, float]) -> None:
+    part = Split({"sound": np.zeros((2, 9), np.int16)}, {"words": said((1,), (2,))}, np.arange(2))
+    data = Dataset("strings", Task.TRANSCRIPTION, part, part, part, labels=("_blank_", "a", "b"))
+    with pytest.raises(UsageError):
+        loss_and_metrics(Task.TRANSCRIPTION, TrainingConfig(**settings), data, "words")  # type: ignore[arg-type]
+    loss, metrics = loss_and_metrics(Task.TRANSCRIPTION, TrainingConfig(), data, "words")
+    assert isinstance(loss, CtcLoss)
+    assert [metric.name for metric in metrics] == ["word_error_rate"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_dl.data.dataset import Dataset, Split
+from edge_dl.data.dataset import Dataset, Split, output_name
+from edge_dl.data.strings import join
 from edge_dl.errors import UsageError
-from edge_dl.recipe import TrainingConfig
+from edge_dl.recipe import Task, TrainingConfig
 from edge_dl.training.sounds import SOUND, Sounds
 
 _ORDER, _NOISE = 1, 2
@@ -103,16 +104,23 @@ class Augmentation:
 
     Args:
         config: `noise`, `gain` and `rotation` of float inputs; `zoom`, `brightness`, `contrast`, `shift` and `flip` of
-            pictures; `shift`, `speed`, `gain` and `background` of sounds; all 0: nothing to do.
-        dataset: gives each feature's deviation, from its training part.
+            pictures; `shift`, `speed`, `gain` and `background` of sounds; all 0: nothing to do, except that strings of
+            words are joined anew each epoch, each at another `speed`.
+        dataset: gives each feature's deviation, from its training part, and the words that strings are joined of.
 
     Raises:
-        UsageError: rotation of an input whose features are not groups of three.
+        UsageError: rotation of an input whose features are not groups of three; `shift` or `use_validation` for strings
+            of words.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
         self._config = config
         self._deviation: dict[str, np.ndarray] = {}
+        self._clips, self._rate = dataset.clips, dataset.rate
+        if self._clips is not None:
+            # Speed changes words one by one, before they are joined: a string as a whole could leave its window.
+            self._speed = config.speed
+            config = self._config = _still(config)
         changed = config.shift or config.flip or config.zoom or config.brightness or config.contrast
         self._sounds = Sounds(config, dataset)
         self._pictures = [name for name, array in dataset.train.x.items() if changed and array.ndim == 4]
@@ -130,12 +138,16 @@ class Augmentation:
             self._deviation[name] = np.asarray(array.std(axis=axes, dtype=np.float64), np.float32)
 
     def __bool__(self) -> bool:
-        return bool(self._deviation or self._pictures or self._sounds)
+        return bool(self._deviation or self._pictures or self._sounds or self._clips is not None)
 
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         """A changed copy of `arrays` for epoch `epoch`."""
         rng = np.random.default_rng([self._config.seed, epoch, _NOISE])
-        x = dict(arrays.x)
+        x, y = dict(arrays.x), dict(arrays.y)
+        if self._clips is not None:
+            x[SOUND], y[output_name(Task.TRANSCRIPTION)] = join(
+                self._clips, len(arrays), rng, rate=self._rate, speed=self._speed
+            )
         for name in self._pictures:
             if self._config.zoom:
                 x[name] = cut_pictures(x[name], self._config.zoom, rng)
@@ -147,7 +159,7 @@ class Augmentation:
             x[SOUND] = self._sounds(x[SOUND], rng)
         for name, deviation in self._deviation.items():
             x[name] = self._change(x[name], deviation, rng)
-        return Arrays(x, arrays.y, arrays.weight)
+        return Arrays(x, y, arrays.weight)
 
     def _change(self, array: np.ndarray, deviation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         changed = array.astype(np.float32)
@@ -163,6 +175,17 @@ class Augmentation:
             noise *= self._config.noise * deviation
             changed += noise
         return changed
+
+
+def _still(config: TrainingConfig) -> TrainingConfig:
+    """Settings for strings of words, which stay where they were joined."""
+    if config.shift or config.use_validation:
+        raise UsageError(
+            "Training strings are joined from training recordings, anywhere in their window.",
+            received="training.shift" if config.shift else "training.use_validation=true",
+            todo="Leave it out.",
+        )
+    return replace(config, speed=0.0)
 
 
 def move_pictures(pictures: np.ndarray, shift: float, flip: bool, rng: np.random.Generator) -> np.ndarray:

@@ -15,6 +15,8 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
 
 CLASSES = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
+# Far below what float32 softmax gives for a class that training can still find, and above its smallest numbers.
+_TINY = 1e-30
 
 
 class SmoothedCrossEntropy(keras.losses.Loss):
@@ -53,6 +55,78 @@ class ScaledSquaredError(keras.losses.Loss):
         """Loss of each answer: the last axis is averaged."""
         factor = ops.cast(ops.convert_to_tensor(self.factor), y_pred.dtype)
         return ops.mean(ops.square((y_pred - ops.cast(y_true, y_pred.dtype)) * factor), axis=-1)
+
+
+class CtcLoss(keras.losses.Loss):
+    """Connectionist temporal classification (Graves et al. 2006): what the words cost, in nats a word.
+
+    Targets (batch, most) words from 1 on, filled with 0; predictions (batch, frames, classes) probabilities, class 0
+    the blank. Divided by the number of words, long strings count no more than short ones.
+    """
+
+    def __init__(self, name: str = "ctc", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each sample, (batch,)."""
+        words = ops.cast(y_true, "int32")
+        count = ops.sum(ops.cast(words > 0, "int32"), axis=-1)
+        # A likelihood so small that it has no logarithm would have no gradient either; softmax leaves logs as they are.
+        logs = ops.log(ops.maximum(ops.cast(y_pred, "float32"), _TINY))
+        frames = ops.full_like(count, y_pred.shape[1])
+        return ops.ctc_loss(words, logs, count, frames, mask_index=0) / ops.cast(ops.maximum(count, 1), "float32")
+
+
+class WordErrorRate(keras.metrics.Metric):
+    """Edits that the words of the most likely path need, as a share of the words said.
+
+    Paths that say more than twice as many words as any target are counted up to there, which training soon leaves.
+    """
+
+    def __init__(self, name: str = "word_error_rate", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.edits = self.add_variable((), "zeros", name="edits")
+        self.said = self.add_variable((), "zeros", name="said")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count (batch, most) words, filled with 0, against (batch, frames, classes) scores; weights have no use."""
+        due = ops.cast(y_true, "int32")
+        edits = _edits(*_most_likely(y_pred, 2 * due.shape[1]), due)
+        self.edits.assign_add(ops.sum(edits))
+        self.said.assign_add(ops.sum(ops.cast(due > 0, "float32")))
+
+    def result(self) -> Any:
+        """Edits a word; 0 before any."""
+        return self.edits / ops.maximum(self.said, 1.0)
+
+
+def _most_likely(scores: Any, most: int) -> tuple[Any, Any]:
+    """The first `most` words of each best path, (batch, most), filled with 0, and how many they are, (batch,)."""
+    path = ops.cast(ops.argmax(scores, axis=-1), "int32")
+    before = ops.pad(path, ((0, 0), (1, 0)))[:, :-1]
+    first = ops.logical_and(path != before, path > 0)
+    # The number-th word stands where so many have begun before it.
+    begun = ops.cumsum(ops.cast(first, "int32"), axis=-1)
+    place = ops.expand_dims(ops.where(first, begun, 0), 1) == ops.reshape(ops.arange(1, most + 1), (1, most, 1))
+    words = ops.sum(ops.where(place, ops.expand_dims(path, 1), 0), axis=-1)
+    return words, ops.minimum(begun[:, -1], most)
+
+
+def _edits(given: Any, count: Any, due: Any) -> Any:
+    """Levenshtein distance of (batch, n) words, of which the first `count` (batch,) count, to `due` (batch, m)."""
+    size = due.shape[1]
+    places = ops.cast(ops.arange(size + 1), "float32")
+    row = ops.broadcast_to(ops.reshape(places, (1, -1)), (ops.shape(due)[0], size + 1))
+    # Leaving words out, from k to j, costs j - k: a minimum over all k, where the usual way goes step by step.
+    behind = np.arange(size + 1)[None, :] - np.arange(size + 1)[:, None]
+    left_out = ops.convert_to_tensor(np.where(behind >= 0, behind, 1e6).astype(np.float32))
+    for number in range(given.shape[1]):
+        wrong = ops.cast(given[:, number : number + 1] != due, "float32")
+        next_row = ops.concatenate([row[:, :1] + 1, ops.minimum(row[:, 1:] + 1, row[:, :-1] + wrong)], axis=-1)
+        next_row = ops.min(ops.expand_dims(next_row, -1) + left_out, axis=1)
+        row = ops.where(ops.expand_dims(number < count, -1), next_row, row)
+    said = ops.sum(ops.cast(due > 0, "int32"), axis=-1)
+    return ops.sum(row * ops.one_hot(said, size + 1, dtype="float32"), axis=-1)
 
 
 class BalancedAccuracy(keras.metrics.Metric):
@@ -117,6 +191,10 @@ def loss_and_metrics(
         return loss, metrics
     if config.label_smoothing:
         raise UsageError("training.label_smoothing needs classes.", received=f"task {task.value}")
+    if task is Task.TRANSCRIPTION:
+        if config.balance:
+            raise UsageError("training.balance needs one class an answer.", received=f"task {task.value}")
+        return CtcLoss(), [WordErrorRate()]
     target = dataset.train.y[output]
     deviation = target.reshape(-1, target.shape[-1]).std(axis=0, dtype=np.float64)
     loss = ScaledSquaredError(np.where(deviation > 0, deviation, 1.0))

@@ -167,5 +167,24 @@ RECIPES: dict[str, Recipe] = {
             SpeechConfig("transformer", dropout=0.1, mask_time=0.1, mask_bands=0.1),
             replace(_WORDS_TRAINING, learning_rate=1e-3),
         ),
+        Recipe(
+            "speech-ctc",
+            "Strings of words with convolution, a GRU and CTC: joined from single words, --data digits.zip",
+            Task.TRANSCRIPTION,
+            DataConfig("vowel-words", samples=1_000),
+            SpeechConfig("ctc", dropout=0.1, mask_bands=0.15),
+            TrainingConfig(
+                epochs=30,
+                batch_size=32,
+                schedule="cosine",
+                warmup=2,
+                learning_rate=3e-3,
+                weight_decay=1e-4,
+                optimizer="adamw",
+                speed=0.1,
+                gain=0.3,
+                background=0.2,
+            ),
+        ),
     )
 }

@@ -34,9 +34,10 @@ class Sounds:
         if self._changed and config.background:
             assert sounds is not None
             numbers = [number for number, name in enumerate(dataset.labels) if name.strip("_").lower() in NOISES]
-            rows = np.isin(next(iter(dataset.train.y.values())), numbers)
-            heard = rows & sounds.any(axis=1)
-            self._recorded = sounds[heard] if heard.any() else None
+            if numbers:
+                rows = np.isin(next(iter(dataset.train.y.values())), numbers)
+                heard = rows & sounds.any(axis=1)
+                self._recorded = sounds[heard] if heard.any() else None
 
     def __bool__(self) -> bool:
         return self._changed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_dl.checks.metrics import Accuracy, Metric, Target, answers
+from edge_dl.checks.metrics import Accuracy, Metric, Target, WordErrorRate, answers
 from edge_dl.checks.statistics import Interval, paired_bootstrap, paired_share_interval
 from edge_dl.checks.verdicts import MetricComparison, Verdict, finite
 
@@ -113,6 +113,12 @@ def _interval(
     confidence: float,
     seed: int,
 ) -> tuple[Interval, Callable[[float], Interval] | None]:
+    if isinstance(metric, WordErrorRate):
+        # As for accuracy below, with each word in the place of an answer.
+        more, words = after[:, 0] - before[:, 0], round(before[:, 1].sum())
+        share = paired_share_interval(more[more > 0].sum(), -more[more < 0].sum(), words, confidence)
+        drawn = paired_bootstrap(before, after, metric.drop, confidence=confidence, seed=seed)
+        return Interval(min(share.low, drawn.low), max(share.high, drawn.high), confidence), None
     if not isinstance(metric, Accuracy):
         return paired_bootstrap(before, after, metric.drop, confidence=confidence, seed=seed), None
     right = answers(reference, target.probabilities) == target.values

@@ -8,14 +8,16 @@ Add a metric: subclass `Metric`, decorate it with `@register(Task...)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from edge_dl.checks.edits import edit_distance
 from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
+from edge_dl.runtime.ctc import best_path
 
 CLASS_TASKS = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
 # Above so many classes, per-class counts of every sample cost more memory than they tell.
@@ -32,7 +34,8 @@ class Target:
 
     Attributes:
         task: what the output answers.
-        values: classes, shape (samples,) or (samples, steps) int64; or numbers, the output's shape, float64.
+        values: classes, shape (samples,) or (samples, steps) int64; words, (samples, most) int64, filled with 0; or
+            numbers, the output's shape, float64.
         weight: weight of each answer, the classes' shape, or (samples, 1, ..) for numbers; None: all count the same.
         classes: number of classes; 0 for numbers.
         probabilities: whether the reference's output holds probabilities (otherwise logits).
@@ -220,6 +223,43 @@ class NearestNeighbour(Metric):
         return _ratio(sums)
 
 
+@register(Task.TRANSCRIPTION)
+class WordErrorRate(Metric):
+    """Words put in, left out or wrong of the most likely path, as a share of the words said; may exceed 1."""
+
+    name = "word_error_rate"
+    unit = "share"
+    relative = False
+
+    def rows(self, output: np.ndarray, target: Target) -> np.ndarray:
+        """Edits and number of words, shape (samples, 2)."""
+        return np.array(
+            [[edit_distance(best_path(answer), said), len(said)] for answer, said in _said(output, target)], np.float64
+        ).reshape(-1, 2)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Edits a word."""
+        return _ratio(sums)
+
+
+@register(Task.TRANSCRIPTION)
+class StringAccuracy(Metric):
+    """Share of samples whose most likely path says exactly the words that were said."""
+
+    name = "string_accuracy"
+    unit = "share"
+    higher_is_better = True
+    relative = False
+
+    def rows(self, output: np.ndarray, target: Target) -> np.ndarray:
+        """Hits and number of samples, shape (samples, 2)."""
+        return np.array([[best_path(answer) == said, 1] for answer, said in _said(output, target)], np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Share of hits."""
+        return _ratio(sums)
+
+
 class _ScaledError(Metric):
     """Mean absolute error over a naive forecast's mean absolute error on the training rows, mean over columns."""
 
@@ -307,7 +347,7 @@ def prepare_target(
 
     Args:
         reference: the reference's output, (samples, classes), (samples, steps, classes) or (samples, ...).
-        values: class numbers, one-hot rows, or numbers of the output's shape.
+        values: class numbers, one-hot rows, words (samples, most) filled with 0, or numbers of the output's shape.
         task: what the output answers.
         name: the output's name, for messages.
         weight: (samples,) or the answers' shape; 0 leaves an answer out.
@@ -337,6 +377,8 @@ def prepare_target(
                 received=f"{where} of type {values.dtype} and shape {values.shape}",
             )
         return Target(task, values.astype(np.int64), classes=len(np.unique(values)))
+    if task is Task.TRANSCRIPTION:
+        return _word_target(reference, values, where, weight)
     if values.shape != reference.shape:
         if values.size != reference.size:
             raise UsageError(
@@ -487,6 +529,29 @@ def _class_target(
             todo="Number the classes from 0 in the order of the model's output.",
         )
     return Target(task, values, weight, classes, looks_like_probabilities(reference))
+
+
+def _word_target(reference: np.ndarray, values: np.ndarray, where: str, weight: np.ndarray | None) -> Target:
+    if reference.ndim != 3 or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise UsageError(
+            "A transcription's target is the words of each sample, (samples, most), for an output of shape (samples, "
+            "frames, classes).",
+            received=f"{where} of type {values.dtype} and shape {values.shape} for an output of {reference.shape}",
+        )
+    if values.size and (values.min() < 0 or values.max() >= reference.shape[-1]):
+        raise UsageError(
+            f"Words must lie in 1 to {reference.shape[-1] - 1}, with 0 behind the last.",
+            received=f"{where} with words from {values.min()} to {values.max()}",
+        )
+    if weight is not None:
+        raise UsageError("Words have no weights.", received=f"weights of the {where}")
+    return Target(Task.TRANSCRIPTION, values.astype(np.int64), classes=reference.shape[-1])
+
+
+def _said(output: np.ndarray, target: Target) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+    """Each sample's answer (frames, classes) and the words that are due."""
+    for answer, words in zip(output, target.values, strict=True):
+        yield answer, tuple(int(word) for word in words if word)
 
 
 def _checked_weight(weight: np.ndarray, where: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from edge_dl.data import vowels
 from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.series import Series, cut_windows
-from edge_dl.data.sounds import RATES
+from edge_dl.data.sounds import FULL_SCALE, RATES
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
 from edge_dl.errors import UsageError
@@ -182,11 +182,16 @@ def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     `config.samples` training sounds (800) of `config.seconds` (1) at `config.rate` (8,000 Hz); validation and test have
     a fifth of that each, at least 100. A voice speaks 20 of them.
 
+    For transcription, words alone and without noise, to be joined: three times each of 40 voices for training, and of
+    12 for validation and test each.
+
     Raises:
-        UsageError: the task is not classification, the rate is one that nothing records with, or a word does not fit
-            into the length.
+        UsageError: the task is neither classification nor transcription, the rate is one that nothing records with,
+            or a word does not fit into the length.
     """
-    check_task("vowel-words", task, Task.CLASSIFICATION)
+    check_task("vowel-words", task, Task.CLASSIFICATION, Task.TRANSCRIPTION)
+    if task is Task.TRANSCRIPTION:
+        return _single_words(config, seed=seed)
     samples, rate, seconds = config.samples or 800, config.rate or 8_000, config.seconds or 1.0
     if not RATES[0] <= rate <= RATES[1] or seconds < 0.9:
         raise UsageError(
@@ -213,4 +218,35 @@ def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
         source=f"generated: words of vowels by a formant synthesizer, {rate} Hz, seed {seed}",
         synthetic=True,
         rate=rate,
+    )
+
+
+def _single_words(config: DataConfig, *, seed: int) -> Source:
+    rate = config.rate or 8_000
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UsageError(f"Made words need a rate of {RATES[0]} to {RATES[1]} Hz.", received=f"data.rate={rate}")
+    rng = np.random.default_rng([seed, rate])
+    parts, speakers = {}, []
+    start = 0
+    for part, voices in (("train", 40), ("validation", 12), ("test", 12)):
+        said, words = [], []
+        for voice in (vowels.random_voice(rng) for _ in range(voices)):
+            for number, word in enumerate(vowels.WORDS * 3):
+                said.append(0.1 * FULL_SCALE * vowels.speak(word, voice, rate, rng))
+                words.append(number % len(vowels.WORDS))
+        count = len(said)
+        speakers += [f"{part} {number}" for number in np.repeat(np.arange(voices), count // voices)]
+        sound = np.zeros((count, rate), np.int16)  # The longest word of the slowest voice is 0.83 s.
+        for row, samples in enumerate(said):
+            sound[row, : len(samples)] = np.clip(np.rint(samples), -FULL_SCALE, FULL_SCALE - 1)
+        parts[part] = Split({"sound": sound}, {"label": np.array(words, np.int32)}, np.arange(start, start + count))
+        start += count
+    return Source(
+        "vowel-words",
+        parts,
+        labels=vowels.WORDS,
+        source=f"generated: words of vowels by a formant synthesizer, {rate} Hz, seed {seed}",
+        synthetic=True,
+        rate=rate,
+        speakers=np.array(speakers),
     )

@@ -3,8 +3,10 @@
 Inputs and outputs are named as the models name them: `sequence` (samples, steps, features) float32, `tokens` (samples,
 steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labels` (samples, steps) int32, `value`
 (samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token`
-(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded. Arrays that a user named keep their
-names.
+(samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded; `words` (samples, most) int32:
+the words of a sound, class numbers from 1, and 0, the blank that is no word, behind the last. Sounds that words are
+said in have one length, with silence around the words: no length of their own goes with them. Arrays that a user named
+keep their names.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from edge_dl.data.clips import Clips
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import Task
 
 PARTS = ("train", "validation", "test")
 DESCRIPTION = "dataset.json"
+CLIPS = "clips"
 OUTPUT_NAMES = {
     Task.CLASSIFICATION: "label",
     Task.LABELLING: "labels",
@@ -31,6 +35,7 @@ OUTPUT_NAMES = {
     Task.FORECAST: "forecast",
     Task.LANGUAGE_MODEL: "next_token",
     Task.EMBEDDING: "embedding",
+    Task.TRANSCRIPTION: "words",
 }
 
 
@@ -112,6 +117,7 @@ class Dataset:
         forecast: set for forecasts only.
         notes: remarks that belong into the report, such as what was filled or dropped.
         rate: samples a second of `sound`, in Hz; 0: there is none.
+        clips: the single words that training strings are joined of (transcription only).
     """
 
     name: str
@@ -130,6 +136,7 @@ class Dataset:
     forecast: ForecastInfo | None = None
     notes: tuple[str, ...] = ()
     rate: int = 0
+    clips: Clips | None = None
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -152,6 +159,7 @@ class Dataset:
             "forecast": None if self.forecast is None else _plain(dataclasses.asdict(self.forecast)),
             "notes": list(self.notes),
             "rate": self.rate,
+            "joining": None if self.clips is None else self.clips.joining.to_json(),
             "splits": {part: _describe_split(split, self) for part, split in self.parts.items()},
         }
 
@@ -161,11 +169,14 @@ def output_name(task: Task) -> str:
     return OUTPUT_NAMES[task]
 
 
-def data_hash(parts: Mapping[str, Split]) -> str:
-    """SHA-256 over names, types, shapes and bytes of every array in every part, in a fixed order."""
+def data_hash(parts: Mapping[str, Split], clips: Clips | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes of every array in every part, in a fixed order; clips go last."""
     digest = hashlib.sha256()
-    for part in PARTS:
-        for name, array in sorted(split_arrays(parts[part]).items()):
+    named = {part: split_arrays(parts[part]) for part in PARTS}
+    if clips is not None:
+        named[CLIPS] = clips.arrays()
+    for part, arrays in named.items():
+        for name, array in sorted(arrays.items()):
             digest.update(f"{part}/{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -181,7 +192,7 @@ def split_arrays(split: Split) -> dict[str, np.ndarray]:
 
 
 def save(dataset: Dataset, folder: str | Path) -> None:
-    """Write dataset.json and train.npz, validation.npz, test.npz into `folder`, each atomically.
+    """Write dataset.json, train.npz, validation.npz, test.npz and perhaps clips.npz into `folder`, each atomically.
 
     The description goes last: a folder with a description is whole.
     """
@@ -189,6 +200,8 @@ def save(dataset: Dataset, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part, split in dataset.parts.items():
         save_npz(folder / f"{part}.npz", split_arrays(split))
+    if dataset.clips is not None:
+        save_npz(folder / f"{CLIPS}.npz", dataset.clips.arrays())
     write_json(folder / DESCRIPTION, dataset.describe())
 
 
@@ -203,7 +216,10 @@ def read(folder: str | Path) -> Dataset:
     if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
         raise UsageError("dataset.json must be a data set's description.", received=str(folder / DESCRIPTION))
     parts = {part: _read_split(folder / f"{part}.npz") for part in PARTS}
-    found = data_hash(parts)
+    clips = None
+    if record.get("joining"):
+        clips = Clips.read(load_npz(folder / f"{CLIPS}.npz"), record["joining"])
+    found = data_hash(parts, clips)
     if found != record["sha256"]:
         raise UsageError(
             "The data in a run folder must match its recorded hash.",
@@ -226,6 +242,7 @@ def read(folder: str | Path) -> Dataset:
             forecast=ForecastInfo(**{key: _tuple(value) for key, value in forecast.items()}) if forecast else None,
             notes=tuple(record["notes"]),
             rate=record.get("rate", 0),
+            clips=clips,
             **parts,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -259,6 +276,9 @@ def _describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
             for name, array in split.y.items()
             if np.issubdtype(array.dtype, np.integer)
         }
+        if dataset.task is Task.TRANSCRIPTION:
+            for counts in described["class_counts"].values():
+                counts[0] = 0  # What fills a row behind its last word was never said.
     return described
 
 

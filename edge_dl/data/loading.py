@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge_dl.data.dataset import Dataset
 from edge_dl.data.source import finish
 from edge_dl.errors import UsageError
@@ -34,9 +36,15 @@ def load(
     if config.source in registry.SETS:
         config = registry.with_defaults(config)
         source = registry.open_set(config, task, seed=seed, progress=progress)
-        return finish(source, config, task, seed=seed, trains=trains)
-    path = locate(config.source, registry.SETS)
-    return finish(forms.read(path, config, task), config, task, seed=seed, trains=trains)
+    else:
+        source = forms.read(locate(config.source, registry.SETS), config, task)
+    if task is Task.TRANSCRIPTION:
+        from edge_dl.data.strings import join_dataset
+
+        # Parts are cut between single words, so that none is heard in two of them.
+        single = finish(source, replace(config, limit=0), Task.CLASSIFICATION, seed=seed, trains=trains)
+        return join_dataset(single, source.speakers, config, seed=seed)
+    return finish(source, config, task, seed=seed, trains=trains)
 
 
 def _check(config: DataConfig) -> None:

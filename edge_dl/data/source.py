@@ -24,6 +24,7 @@ class Source:
         groups: (samples,) group of each sample by part; whole groups are held out.
         labels: class names by number.
         source, licence, synthetic, vocabulary, level, scaling, forecast, notes, rate: as in `Dataset`.
+        speakers: who speaks in each row of the source, "" where not known; None: there are no speakers.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     forecast: ForecastInfo | None = None
     notes: tuple[str, ...] = ()
     rate: int = 0
+    speakers: np.ndarray | None = None
 
 
 def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, trains: bool = True) -> Dataset:

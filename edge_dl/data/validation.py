@@ -13,7 +13,7 @@ from edge_dl.recipe import Task
 
 MIN_SAMPLES = {"train": 2, "validation": 1, "test": 1}
 RANKS = {"sequence": 3, "image": 4, "sound": 2, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3,
-         "next_token": 2, "embedding": 1}  # fmt: skip
+         "next_token": 2, "embedding": 1, "words": 2}  # fmt: skip
 MEANING = {
     "sequence": "(samples, steps, features)",
     "image": "(samples, height, width, channels)",
@@ -25,6 +25,7 @@ MEANING = {
     "forecast": "(samples, horizon, targets)",
     "next_token": "(samples, steps)",
     "embedding": "(samples,), the class of each sample",
+    "words": "(samples, most), the words of each sample",
 }
 
 
@@ -51,6 +52,8 @@ def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
     _check_overlap(dataset)
     if dataset.task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
         _check_labels(dataset, next(iter(dataset.train.y)), trains)
+    if dataset.task is Task.TRANSCRIPTION:
+        _check_words(dataset, next(iter(dataset.train.y)))
     if dataset.vocabulary:
         for part, split in dataset.parts.items():
             for name, array in {**split.x, **split.y}.items():
@@ -192,6 +195,21 @@ def _check_labels(dataset: Dataset, name: str, trains: bool) -> None:
             received=f"no training sample of {shown} ({classes} classes)",
             todo="Number the classes without gaps, give more data, or raise data.limit.",
         )
+
+
+def _check_words(dataset: Dataset, name: str) -> None:
+    for part, split in dataset.parts.items():
+        words = split.y[name]
+        if words.dtype.kind not in "iu":
+            raise UsageError("Words must be class numbers.", received=f"{part} {name} of type {words.dtype}")
+        _check_range(words, len(dataset.labels), f"{part} {name}", "words", "the known classes")
+        said = words > 0
+        bad = ~said[:, 0] | (said[:, 1:] & ~said[:, :-1]).any(axis=1)
+        if bad.any():
+            raise UsageError(
+                "Every sample must have a word, and 0 only behind its last.",
+                received=f"{part} {name}, row {int(np.argmax(bad))}: {words[int(np.argmax(bad))].tolist()}",
+            )
 
 
 def _check_same_shapes(dataset: Dataset) -> None:

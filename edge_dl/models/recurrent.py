@@ -64,6 +64,12 @@ def build(task: Task, config: RecurrentConfig, dataset: Dataset) -> keras.Model:
 def _check(task: Task, config: RecurrentConfig, dataset: Dataset) -> None:
     if task is Task.EMBEDDING:
         raise UsageError("A recurrent network has no embedding.", received=f"task {task.value}")
+    if task is Task.TRANSCRIPTION:
+        raise UsageError(
+            "A recurrent network answers once, or at every step of its input.",
+            received=f"task {task.value}",
+            todo="Use the recipe speech-ctc.",
+        )
     one_of("model.cell", config.cell, CELLS)
     one_of("model.pooling", config.pooling, POOLINGS)
     one_of("model.scaling", config.scaling, SCALINGS)

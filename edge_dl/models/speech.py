@@ -1,8 +1,9 @@
-"""Speech networks that recognize words: a separable CNN, convolution with a GRU, an LSTM, and a transformer.
+"""Speech networks that recognize words: a separable CNN, convolution with a GRU, an LSTM, a transformer, and CTC.
 
 A network takes `sound` (batch, samples) int16 as a microphone gives it, and gives `label` (batch, classes)
-probabilities. The layers `features` and `normalize` make (batch, frames, features) of the samples and are the same for
-all of them; what comes after is the network. Layers carry stable names.
+probabilities, or `words` (batch, frames, classes), of which class 0 is the blank (`edge_dl.runtime.ctc`). The layers
+`features` and `normalize` make (batch, frames, features) of the samples and are the same for all of them; what comes
+after is the network. Layers carry stable names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def build(task: Task, config: SpeechConfig, dataset: Dataset) -> keras.Model:
     """A network for sounds, shaped for `dataset`, with normalization fitted on its training part.
 
     Args:
-        task: classification.
+        task: classification, or transcription for the network "ctc".
         config: features and network.
         dataset: gives the sounds' length and rate, and the classes.
 
@@ -54,6 +55,8 @@ def build(task: Task, config: SpeechConfig, dataset: Dataset) -> keras.Model:
     if config.mask_time or config.mask_bands:
         h = SpectrumMasking(config.mask_time, config.mask_bands, name="mask")(h)
     h = NETWORKS[config.network](h, config)
+    if task is Task.TRANSCRIPTION:
+        _require_frames(h.shape[1], dataset.train.y[output_name(task)].shape[1])
     if config.dropout:
         h = keras.layers.Dropout(config.dropout, name="dropout")(h)
     name = output_name(task)
@@ -143,14 +146,44 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
     return keras.layers.GlobalAveragePooling1D(name="pool")(h)
 
 
+def ctc(h: Any, config: SpeechConfig) -> Any:
+    """Two convolutions over time with stride 2, then GRU layers (Amodei et al. 2016): (96, 128) channels and units.
+
+    An answer for each fourth frame: with a hop of 20 ms, 80 ms, in which nobody says two words. Both ways, the layers
+    hear what comes after a word too; one way, they can go along with a stream.
+    """
+    channels, *recurrent = config.units or (96, 128)
+    for number in (1, 2):
+        h = keras.layers.Conv1D(
+            channels,
+            5,
+            strides=2,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            kernel_regularizer=_penalty(config),
+            name=f"conv_{number}",
+        )(h)
+        h = keras.layers.BatchNormalization(name=f"conv_{number}_norm")(h)
+        h = keras.layers.ReLU(name=f"conv_{number}_relu")(h)
+        h = _dropout(h, config, f"dropout_conv_{number}")
+    for number, size in enumerate(recurrent, start=1):
+        name = f"gru_{number}"
+        layer = keras.layers.GRU(size, return_sequences=True, name=f"{name}_cell" if config.bidirectional else name)
+        h = (keras.layers.Bidirectional(layer, name=name) if config.bidirectional else layer)(h)
+        h = _dropout(h, config, f"dropout_{number}") if number < len(recurrent) else h
+    return h
+
+
 NETWORKS: dict[str, Callable[[Any, SpeechConfig], Any]] = {
     "ds-cnn": ds_cnn,
     "crnn": crnn,
     "lstm": lstm,
     "transformer": transformer,
+    "ctc": ctc,
 }
 # Layers that a network has at least.
-_LEAST_UNITS = {"ds-cnn": 1, "crnn": 3, "lstm": 1, "transformer": 1}
+_LEAST_UNITS = {"ds-cnn": 1, "crnn": 3, "lstm": 1, "transformer": 1, "ctc": 2}
 
 
 def _normalize(h: Any, config: SpeechConfig, sounds: np.ndarray, spectrum: Spectrum) -> Any:
@@ -204,12 +237,23 @@ def _penalty(config: SpeechConfig) -> Any:
     return keras.regularizers.L2(config.l2) if config.l2 else None
 
 
+def _require_frames(frames: int, words: int) -> None:
+    """The same word many times has the longest path: a blank stands before each."""
+    if frames < 2 * words:
+        raise UsageError(
+            "A sound needs two answers for each word that it may hold.",
+            received=f"{frames} for {words} words",
+            todo="Raise data.seconds or lower model.hop.",
+        )
+
+
 def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
     one_of("model.network", config.network, NETWORKS)
     one_of("model.transform", config.transform, TRANSFORMS)
     one_of("model.normalization", config.normalization, NORMALIZATIONS)
-    if task is not Task.CLASSIFICATION:
-        raise UsageError("This speech network classifies.", received=f"task {task.value}")
+    wanted = Task.TRANSCRIPTION if config.network == "ctc" else Task.CLASSIFICATION
+    if task is not wanted:
+        raise UsageError(f"The network {config.network} is for {wanted.value}.", received=f"task {task.value}")
     array = dataset.train.x.get(INPUT)
     if array is None or array.ndim != 2 or array.dtype != np.int16 or not dataset.rate:
         received = ", ".join(f"{name} {item.dtype} {item.shape}" for name, item in dataset.train.x.items())

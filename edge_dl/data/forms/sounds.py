@@ -57,12 +57,17 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     Where speakers are known and none stands on both sides of training and test, whole speakers are held out for
     validation too.
 
+    For transcription, the sounds are words to be joined, and get the length of the longest.
+
     Raises:
         UsageError: there are no sounds, no folder a class and no manifest, or a class without a whole sound; a manifest
             names no file, class or part; or the task has no use for classes.
     """
-    if task is not Task.CLASSIFICATION:
-        raise UsageError("Sounds with a class are data for classification.", received=task.value if task else "no task")
+    if task not in (Task.CLASSIFICATION, Task.TRANSCRIPTION):
+        raise UsageError(
+            "Sounds with a class are data for classification or transcription.",
+            received=task.value if task else "no task",
+        )
     with DataFolder(file.path) as folder:
         names = folder.names()
         placed, notes = _places(names, folder, config)
@@ -73,8 +78,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     rates = {name: rate for name, (_, rate) in stored.items()}
     # One after the other out of `stored`: a large set is not held twice.
     clips = {name: sounds.as_samples(*stored.pop(name), rate) for name in list(stored)}
-    length = _length(config, rate, [len(clip) for clip in clips.values()])
-    notes += _notes(clips, rates, rate, length) + note_broken(broken, "sounds")
+    joined = task is Task.TRANSCRIPTION
+    length = max(map(len, clips.values())) if joined else _length(config, rate, [len(clip) for clip in clips.values()])
+    notes += _notes({} if joined else clips, rates, rate, length) + note_broken(broken, "sounds")
     labels = tuple(sorted({item.label for item in placed.values()}))
     rows = {name: row for row, name in enumerate(placed)}
     parts, groups = {}, {}
@@ -82,7 +88,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         chosen = [name for name in clips if placed[name].part == part]
         x = np.stack([sounds.fit(clips[name], length) for name in chosen])
         y = np.array([labels.index(placed[name].label) for name in chosen], np.int32)
-        parts[part] = Split({"sound": x}, {output_name(task): y}, np.array([rows[name] for name in chosen]))
+        parts[part] = Split(
+            {"sound": x}, {output_name(Task.CLASSIFICATION): y}, np.array([rows[name] for name in chosen])
+        )
         groups[part] = np.array([placed[name].speaker for name in chosen])
     if "test" not in parts and "validation" in parts:
         parts["test"], groups["test"] = parts.pop("validation"), groups.pop("validation")
@@ -98,6 +106,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         source=str(file.path),
         notes=tuple(notes),
         rate=rate,
+        speakers=np.array([item.speaker for item in placed.values()]),
     )
 
 

@@ -1,0 +1,76 @@
+"""Training strings are joined anew each epoch, and are trained on: the recipe learns on every backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_dl.data import Dataset, Split
+from edge_dl.data.clips import Clips, Joining
+from edge_dl.data.strings import join
+from edge_dl.errors import UsageError
+from edge_dl.files import read_json
+from edge_dl.recipe import Task, TrainingConfig
+from edge_dl.training.batches import Arrays, Augmentation
+
+LENGTH = 4_000
+
+
+def strings() -> Dataset:
+    rng = np.random.default_rng(0)
+    recordings = [rng.normal(0, 1_000, 400).astype(np.int16) for _ in range(12)]
+    clips = Clips.of(recordings, np.arange(12) % 3 + 1, np.zeros(12), Joining(LENGTH, 1, 4, 100, 300))
+    sound, words = join(clips, 10, rng, rate=8_000)
+    split = Split({"sound": sound}, {"words": words}, np.arange(10))
+    labels = ("_blank_", "a", "b", "c")
+    return Dataset("strings", Task.TRANSCRIPTION, split, split, split, labels=labels, rate=8_000, clips=clips)
+
+
+@pytest.mark.parametrize("settings", [{}, {"speed": 0.1, "gain": 0.3, "background": 0.2}])
+def test_strings_are_joined_anew_each_epoch(settings: dict[str, float]) -> None:
+    data = strings()
+    augment = Augmentation(TrainingConfig(**settings), data)  # type: ignore[arg-type]
+    assert augment
+    first, again, later = (augment(Arrays.of(data.train), epoch) for epoch in (0, 0, 1))
+    np.testing.assert_array_equal(first.x["sound"], again.x["sound"])
+    np.testing.assert_array_equal(first.y["words"], again.y["words"])
+    assert (first.y["words"] != later.y["words"]).any()
+    assert first.x["sound"].shape == data.train.x["sound"].shape
+    assert first.y["words"].shape == data.train.y["words"].shape
+
+
+@pytest.mark.parametrize("settings", [{"shift": 0.1}, {"use_validation": True}])
+def test_strings_stay_where_they_were_joined(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="joined from training recordings"):
+        Augmentation(TrainingConfig(**settings), strings())  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_ctc_trains_on_every_backend(backend: str, tmp_path: Path) -> None:
+    """A few updates of the recipe itself on made speech lower the loss, and word errors are counted."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    program = (
+        "import sys\n"
+        "from edge_dl import data\n"
+        "from edge_dl.recipe import apply_overrides\n"
+        "from edge_dl.training import RECIPES, train\n"
+        "settings = {'data.samples': 96, 'data.words': '1,3', 'training.epochs': 8, 'training.warmup': 0,\n"
+        "            'training.batch_size': 8, 'model.units': '16,16', 'training.backend': sys.argv[1]}\n"
+        "recipe = apply_overrides(RECIPES['speech-ctc'], settings)\n"
+        "train(recipe, data.load(recipe.data, recipe.task), sys.argv[2])\n"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", program, backend, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    epochs = read_json(tmp_path / "train" / "history.json")["epochs"]
+    assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
+    assert all(epoch["validation_word_error_rate"] >= 0 for epoch in epochs)
