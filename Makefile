@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/edge-dl run lstm --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 install: $(STAMP)
 

@@ -18,7 +18,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +130,20 @@ def run(network: str, length: int, arguments: argparse.Namespace) -> dict[str, A
     }
 
 
+def run_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What each training found, in the order of the table."""
+    wanted = [(network, length) for length in arguments.lengths for network in arguments.networks]
+    if arguments.jobs == 1:
+        yield from (run(network, length, arguments) for network, length in wanted)
+        return
+    # Inherited by the processes below; without it each would start a thread a core.
+    os.environ.update(OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1", XLA_FLAGS="--xla_cpu_multi_thread_eigen=false")
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        # The longest first, so that none of them is left to the end alone.
+        waiting = {pair: pool.submit(run, *pair, arguments) for pair in sorted(wanted, key=lambda pair: -pair[1])}
+        yield from (waiting[pair].result() for pair in wanted)
+
+
 def squared_error(folder: Path, dataset: Dataset) -> float:
     import keras
 
@@ -157,6 +175,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="at most")
     parser.add_argument("--piece", type=int, default=4, help="epochs between two looks whether it is solved")
     parser.add_argument("--backend", default="jax")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, each with one thread")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "adding", help="where trained models stay")
     arguments = parser.parse_args()
     facts = machine()
@@ -169,11 +188,10 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     results = []
-    for length in arguments.lengths:
-        for network in arguments.networks:
-            results.append(run(network, length, arguments))
-            lines.append(line_of(results[-1]))
-            print(lines[-1], flush=True)
+    for found in run_all(arguments):
+        results.append(found)
+        lines.append(line_of(found))
+        print(lines[-1], flush=True)
     write_atomic(RESULT.with_suffix(".txt"), "\n".join(lines) + "\n")
     write_json(RESULT.with_suffix(".json"), {"machine": facts, "versions": installed_versions(), "results": results})
 

@@ -38,14 +38,17 @@ def onnx_models(run: Path, folder: Path) -> dict[str, Path]:
     """The network in ONNX, float32 and int8."""
     import keras
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     import edge_dl.models
 
     edge_dl.models.register()
     model = keras.saving.load_model(run / "train" / "model.keras")
-    plain, small = folder / "float32.onnx", folder / "int8.onnx"
-    model.export(plain, format="onnx", verbose=False)
+    plain, prepared, small = folder / "float32.onnx", folder / "prepared.onnx", folder / "int8.onnx"
     pictures = load_npz(run / "export" / "calibration.npz")["x/image"]
+    model({"image": pictures[:1]})  # Keras exports no model that was never called.
+    model.export(plain, format="onnx", verbose=False)
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)  # Folds batch normalization, as ONNX Runtime asks for.
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
@@ -55,7 +58,7 @@ def onnx_models(run: Path, folder: Path) -> dict[str, Path]:
             picture = next(self.left, None)
             return None if picture is None else {name(plain): picture[None]}
 
-    quantize_static(plain, small, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True)
+    quantize_static(prepared, small, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True)
     return {"float32": plain, "int8": small}
 
 

@@ -23,7 +23,8 @@ def load_model(path: str | Path, custom: Sequence[str] = (), unsafe: bool = Fals
     Args:
         path: a .keras file, or an .h5 file that Keras 3 can read.
         custom: the user's own classes and functions as "module:name" (the current folder is searched too).
-        unsafe: whether Lambda layers, which run code that the file holds, may be loaded.
+        unsafe: whether Lambda layers, which run code that the file holds, may be loaded, and SavedModels inside it
+            that were not named as a backbone on this machine.
 
     Returns:
         The `keras.Model`, not compiled.
@@ -158,10 +159,11 @@ def _load(path: Path, objects: dict[str, Any], unsafe: bool, modules: dict[str, 
     import keras
 
     from edge_dl import models
+    from edge_dl.models.hub_files import trusting
 
     models.register()  # Models of our own recipes load without a --custom.
     try:
-        with _keras2_settings():
+        with _keras2_settings(), trusting(unsafe):
             model = keras.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
     except EdgeError:
         raise
@@ -169,6 +171,9 @@ def _load(path: Path, objects: dict[str, Any], unsafe: bool, modules: dict[str, 
         raise _load_error(path, error, objects, modules) from error
     if not isinstance(model, keras.Model):
         raise UsageError("The file must hold a Keras model.", received=f"{path}, which holds {type(model).__name__}")
+    for layer in model._flatten_layers():
+        if isinstance(layer, models.HubFeatures):
+            layer.require()
     return model
 
 

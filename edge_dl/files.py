@@ -120,8 +120,11 @@ def member_path(folder: str | Path, name: str) -> Path:
         raise UsageError("A member's name must be a plain relative path.", received=repr(name))
     path = folder / name
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # A link that leads to itself.
+        resolved = path.resolve()
+        # A link that leads to itself is an error up to Python 3.12; from 3.13 on it stays in the path.
+        looping = any(part.is_symlink() for part in (resolved, *resolved.parents))
+        inside = resolved.is_relative_to(folder.resolve()) and not looping
+    except (OSError, RuntimeError):
         inside = False
     if Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise UsageError(

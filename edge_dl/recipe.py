@@ -161,12 +161,15 @@ class TransferConfig:
     """A backbone trained on many pictures, with a new head: uint8 pictures in, everything else inside the graph.
 
     Attributes:
-        backbone: a name from `edge_dl.models.transfer.BACKBONES`, such as "mobilenet" or "mobilenet_v2".
-        alpha: width of the backbone: its factor on every layer's channels.
-        size: side in pixels that pictures are resized to in the graph; 0: the shorter side as it comes.
+        backbone: a name from `edge_dl.models.transfer.BACKBONES`, such as "mobilenet" or "mobilenet_v2"; or a TF2
+            SavedModel as TensorFlow Hub publishes image feature vectors: its URL, owner/model/tensorFlow2/variation/
+            version of Kaggle, or a path with a / in it of a folder or .tar.gz.
+        alpha: width of the backbone: its factor on every layer's channels (not of a SavedModel).
+        size: side in pixels that pictures are resized to in the graph; 0: the shorter side as it comes. A SavedModel of
+            pictures of one size decides by itself.
         crop: cut frames that are not square at the middle; otherwise they are stretched.
         weights: "imagenet" (downloaded by Keras), a weights file of the backbone without its top, or "none" (trained
-            from the start).
+            from the start). A SavedModel brings its own.
         dense: units of a hidden dense layer before the head; 0: none.
         dropout: dropout before the head.
         l2: L2 penalty on the head's kernels.
@@ -335,7 +338,7 @@ class CompressionConfig:
         clusters: different values that a kernel may have after clustering.
         epochs: epochs of each method.
         learning_rate: at first; falls to zero over each method's epochs, by half a cosine; 0: a tenth of
-            training.learning_rate.
+            training.learning_rate, or training.fine_tune_rate where a backbone was fine-tuned.
         skip: names of layers to leave alone.
     """
 

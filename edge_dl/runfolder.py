@@ -24,6 +24,12 @@ from edge_dl.files import read_json, write_json
 RECORD = "run.json"
 LOCK = ".lock"
 STAGES = ("data", "train", "compress", "export", "convert", "verify", "bench", "targets", "report")
+OUTPUTS = {
+    "data": ("data/dataset.json", "data/train.npz", "data/test.npz"),
+    "train": ("train/model.keras",),
+    "compress": ("compress/model.keras",),
+}
+"""Files without which a stage was not done, whatever its record says: those that take long to make or read."""
 PACKAGES = (
     "edge-dl", "numpy", "tensorflow", "keras", "jax", "torch", "ai-edge-litert", "ai-edge-quantizer", "tflite-runtime",
     "tf-keras", "tensorflow-model-optimization",
@@ -128,15 +134,21 @@ class RunFolder:
 
     def done(self, stage: str, inputs: Any) -> bool:
         """Whether `stage` finished with the same inputs (any JSON value), so that a rerun is a no-op."""
+        there = all((self.path / name).is_file() for name in OUTPUTS.get(stage, ()))
+        return there and self._finished(stage, digest(inputs))
+
+    def _finished(self, stage: str, inputs: str) -> bool:
         entry = self.record["stages"].get(stage, {})
-        return entry.get("status") == "done" and entry.get("digest") == digest(inputs)
+        return entry.get("status") == "done" and entry.get("digest") == inputs
 
     @contextlib.contextmanager
     def stage(self, name: str, inputs: Any) -> Iterator[None]:
         """Record that a stage starts, and how it ends. Later stages' records are dropped: their inputs change now."""
-        for later in STAGES[STAGES.index(name) + 1 :]:
-            self.record["stages"].pop(later, None)
         entry: dict[str, Any] = {"status": "running", "digest": digest(inputs)}
+        # The same file read once more is the same data: a lost data/ is no reason to train again.
+        if name != "data" or not self._finished(name, entry["digest"]):
+            for later in STAGES[STAGES.index(name) + 1 :]:
+                self.record["stages"].pop(later, None)
         self.record["stages"][name] = entry
         self.save()
         started = time.monotonic()

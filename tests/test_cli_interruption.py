@@ -55,3 +55,25 @@ def test_the_training_process_ends_with_the_command(number: signal.Signals, code
     finally:
         again.send_signal(signal.SIGINT)
         assert again.wait(timeout=60) == 130
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated")])
+def test_an_interrupt_during_garbage_collection_is_not_lost(number: signal.Signals, raised: str) -> None:
+    # Python ignores what such a callback raises; JAX has one.
+    code = f"""
+import gc, signal, time
+from edge_dl.cli.console import end_on_sigterm, keep_interrupts
+end_on_sigterm()
+keep_interrupts()
+def callback(phase, info):
+    gc.callbacks.clear()
+    signal.raise_signal({int(number)})
+gc.callbacks.append(callback)
+try:
+    gc.collect()
+    time.sleep(60)
+except KeyboardInterrupt as stop:
+    print(type(stop).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
+    assert (done.stdout.strip(), done.stderr) == (raised, "")

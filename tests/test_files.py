@@ -139,8 +139,10 @@ def test_members_outside_and_impossible_names(tmp_path: Path, name: Any) -> None
 
 def test_a_link_to_itself_is_no_member(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").symlink_to("labels.txt")
-    with pytest.raises(UsageError, match="inside its folder"):
-        member_path(tmp_path, "labels.txt")
+    (tmp_path / "folder").symlink_to("folder")
+    for name in ("labels.txt", "folder/labels.txt"):
+        with pytest.raises(UsageError, match="inside its folder"):
+            member_path(tmp_path, name)
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=30))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_dl.errors import UsageError
-from edge_dl.runfolder import STAGES, RunFolder, digest, installed_versions, machine
+from edge_dl.runfolder import OUTPUTS, STAGES, RunFolder, digest, installed_versions, machine
 
 RECIPE = {"name": "lstm", "training": {"epochs": 2}}
 
@@ -25,14 +25,36 @@ def make(path: Path, **recipe: Any) -> RunFolder:
 
 def test_a_finished_stage_with_the_same_inputs_is_done(tmp_path: Path) -> None:
     with make(tmp_path / "run") as run:
-        assert not run.done("data", {"a": 1})
-        with run.stage("data", {"a": 1}):
+        assert not run.done("export", {"a": 1})
+        with run.stage("export", {"a": 1}):
             pass
-        assert run.done("data", {"a": 1})
-        assert not run.done("data", {"a": 2})
+        assert run.done("export", {"a": 1})
+        assert not run.done("export", {"a": 2})
     again = RunFolder.open(tmp_path / "run")
-    assert again.done("data", {"a": 1})
-    assert again.record["stages"]["data"]["seconds"] >= 0
+    assert again.done("export", {"a": 1})
+    assert again.record["stages"]["export"]["seconds"] >= 0
+
+
+def test_lost_data_is_read_again_and_training_stays(tmp_path: Path) -> None:
+    def work(run: RunFolder, stage: str, inputs: int) -> None:
+        with run.stage(stage, inputs):
+            for name in OUTPUTS[stage]:
+                (run.path / name).parent.mkdir(exist_ok=True)
+                (run.path / name).touch()
+
+    with make(tmp_path / "run") as run:
+        work(run, "data", 1)
+        work(run, "train", 1)
+        assert run.done("data", 1)
+        (run.path / "data" / "test.npz").unlink()
+        assert not run.done("data", 1)
+        work(run, "data", 1)
+        assert run.done("train", 1)
+        work(run, "data", 2)  # Other data.
+        assert not run.done("train", 1)
+        work(run, "train", 1)
+        (run.path / "train" / "model.keras").unlink()
+        assert not run.done("train", 1)
 
 
 def test_doing_a_stage_again_undoes_the_later_ones(tmp_path: Path) -> None:
@@ -70,7 +92,7 @@ def test_a_killed_stage_is_not_done(tmp_path: Path) -> None:
 
 
 def test_two_commands_in_one_folder(tmp_path: Path) -> None:
-    with make(tmp_path / "run") as run, run.stage("data", 1):
+    with make(tmp_path / "run") as run, run.stage("export", 1):
         code = (
             "import sys\nfrom edge_dl.errors import UsageError\nfrom edge_dl.runfolder import RunFolder\n"
             "try:\n    with RunFolder.open(sys.argv[1]):\n        sys.exit(0)\n"
@@ -81,7 +103,7 @@ def test_two_commands_in_one_folder(tmp_path: Path) -> None:
         )
         assert other.returncode == 2
         assert "One command at a time" in other.stdout
-    assert RunFolder.open(tmp_path / "run").done("data", 1)
+    assert RunFolder.open(tmp_path / "run").done("export", 1)
 
 
 def test_other_recipes_and_other_folders_are_refused(tmp_path: Path) -> None:
@@ -101,10 +123,10 @@ def test_other_recipes_and_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_recipe_with_other_settings_keeps_the_stages(tmp_path: Path) -> None:
-    with make(tmp_path / "run") as run, run.stage("data", 1):
+    with make(tmp_path / "run") as run, run.stage("export", 1):
         pass
     run = make(tmp_path / "run", training={"epochs": 5})
-    assert run.done("data", 1)
+    assert run.done("export", 1)
     assert run.record["recipe"]["training"] == {"epochs": 5}
 
 

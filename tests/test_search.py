@@ -18,7 +18,7 @@ from edge_dl.cli.main import app
 from edge_dl.converters import convert
 from edge_dl.data.photo_index import Encoder, index_photos, read_photo
 from edge_dl.errors import UsageError
-from edge_dl.runtime import predict_all
+from edge_dl.runtime import Session, open_session
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,12 @@ def test_only_new_and_changed_photos_are_encoded_again(
     first = index_photos(encoder, photos)
     counts: list[int] = []
 
-    def counting(model: Path, inputs: dict[str, np.ndarray], **options: int) -> dict[str, np.ndarray]:
+    def counting(self: Session, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         counts.append(len(inputs["image"]))
-        return predict_all(model, inputs, **options)
+        return predict(self, inputs)
 
-    monkeypatch.setattr("edge_dl.data.photo_index.predict_all", counting)
+    predict = Session.predict
+    monkeypatch.setattr(Session, "predict", counting)
     np.testing.assert_array_equal(index_photos(encoder, photos).vectors, first.vectors)
     assert counts == []
     (photos / "kind 0" / "new.png").write_bytes(encoded(draw(77)))
@@ -89,6 +90,16 @@ def test_only_new_and_changed_photos_are_encoded_again(
     (photos / "kind 2" / "01.png").unlink()
     assert len(index_photos(encoder, photos).names) == 15
     assert counts == [2]
+
+
+def test_the_model_is_loaded_once(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr("edge_dl.data.photo_index.AT_A_TIME", 4)
+    monkeypatch.setattr(
+        "edge_dl.data.photo_index.open_session", lambda path: (opened.append(path), open_session(path))[1]
+    )
+    index_photos(Encoder(read_bundle(bundle)), photos)
+    assert opened == [bundle]
 
 
 def test_a_damaged_cache_is_made_again(bundle: Path, photos: Path, cache: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 from test_models_speech import sounds, strings
 
 from edge_dl import models
+from edge_dl.checks.inspection import inspect_model
+from edge_dl.checks.verdicts import Verdict
+from edge_dl.checks.weights import check_weights, guess_quantization
 from edge_dl.converters import tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export, export
@@ -60,6 +63,9 @@ def test_features_stay_as_they_are(exported: Export, quantization: Quantization,
     assert front == list(range(len(front)))
     assert {"CAST", "RFFT2D", "LOG"} <= set(kinds)
     assert not set(kinds) & {"CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX"}
+    # The one dense layer is that of MFCC; a normalization's factor may stand in the network's first one.
+    size = before.subgraphs[0].tensors[before.subgraphs[0].operators[front[-1]].outputs[0]].shape[-1]
+    assert kinds.count("FULLY_CONNECTED") == (size == 20)
     graph = after.subgraphs[0]
     for kind, operator in zip(kinds, graph.operators, strict=False):
         assert tensors.operator_name(after, operator.opcodeIndex) == kind
@@ -85,6 +91,13 @@ def test_one_scale_a_tensor_is_refused(exported: Export, tmp_path: Path) -> None
         make(exported, Quantization.INT8, tmp_path, per_channel=False)
 
 
+def test_int8_of_the_fused_lstm_is_refused(tmp_path: Path) -> None:
+    config, _ = NETWORKS["lstm"]
+    made = export(models.build(Task.CLASSIFICATION, config, DATA), tmp_path, Lowering.FUSED)
+    with pytest.raises(RefusedError, match="unroll-int8"):
+        make(made, Quantization.INT8, tmp_path)
+
+
 def test_a_model_of_other_things_has_no_front(tmp_path: Path) -> None:
     from test_models_images import pictures
 
@@ -94,3 +107,13 @@ def test_a_model_of_other_things_has_no_front(tmp_path: Path) -> None:
     made = export(model, tmp_path, Lowering.NONE)
     assert not takes_samples(made.signature)
     assert find_front(tensors.read(float_model(made))) == []
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT16X8])
+def test_a_spectrum_in_float_is_no_broken_promise(exported: Export, quantization: Quantization, tmp_path: Path) -> None:
+    made = inspect_model(make(exported, quantization, tmp_path).path)
+    assert check_weights(made, quantization).verdict is Verdict.PASS
+    assert guess_quantization(made) is quantization
+    whole = inspect_model(float_model(exported))
+    assert whole.activations
+    assert check_weights(whole, quantization).verdict is Verdict.FAIL

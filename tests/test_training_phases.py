@@ -122,6 +122,12 @@ def test_the_backbone_keeps_still_at_first_and_its_last_layer_moves_then(whole: 
     assert all((after[name] == (1 if name.endswith(("gamma", "variance")) else 0)).all() for name in norm)
 
 
+def test_the_file_says_what_keeps_still(whole: Path) -> None:
+    model = keras.saving.load_model(whole / "train" / "model.keras")
+    still = [layer.name for layer in model.layers if layer.weights and not layer.trainable]
+    assert still == ["conv_1", "norm_1", "norm_2"]
+
+
 def test_each_phase_has_its_own_learning_rate(whole: Path) -> None:
     history = read_json(whole / "train" / "history.json")
     rates = [entry["learning_rate"] for entry in history["epochs"]]

@@ -126,6 +126,10 @@ class _Training:
 
         self.model = self._build(self.precision)
         self.keras = keras
+        if self.phases[-1].unfrozen:
+            from edge_dl.models.transfer import unfreeze
+
+            unfreeze(self.model, self.phases[-1].unfrozen)  # Refused before the head's epochs, not after them.
         self._enter(self.phases[0])
 
     def _enter(self, phase: Phase) -> None:
@@ -393,9 +397,8 @@ class _Training:
         try:
             yield
         except KeyboardInterrupt:
-            self.progress.say(
-                f"Interrupted after {state.epoch} of {self.epochs} epochs: the same command goes on from there"
-            )
+            done = f"{state.epoch} of {self.epochs} epochs"
+            self.progress.say(f"Interrupted after {done}: the same command goes on from there")
             raise
 
     def _write(self, state: Checkpoint) -> None:
@@ -403,6 +406,8 @@ class _Training:
         # checkpoint's, and Keras alone could not load a file that names ours.
         model = self._build("float32")
         model.set_weights(self.model.get_weights())
+        for written, trained in zip(model.layers, self.model.layers, strict=True):
+            written.trainable = trained.trainable  # Batch normalization that was kept still stays so when compressed.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_dl.cli.console import INTERRUPTED
+from edge_dl.cli.console import INTERRUPTED, keep_interrupts
 from edge_dl.errors import EdgeError, missing_extra
 from edge_dl.files import write_atomic
 from edge_dl.runfolder import RunFolder
@@ -32,6 +32,7 @@ def work_in(argument: str, log: str, work: Callable[[RunFolder], None]) -> int:
     """
     # A job started in the background ignores Ctrl-C, and then it could not be told to stop at all.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    keep_interrupts()
     _end_with(os.getppid())
     folder = RunFolder.open(argument)
     _log_native_output(folder.path / log)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import json
+import os
 import signal
 import sys
 import threading
@@ -42,6 +43,29 @@ def end_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():  # Python lets no other thread ask for signals.
         signal.signal(signal.SIGTERM, raise_terminated)
+
+
+@functools.cache
+def keep_interrupts() -> None:
+    """From now on an interrupt that lands where Python ignores exceptions comes again a moment later.
+
+    Python drops what is raised in a callback of the garbage collector or a `__del__`, and an interrupt is raised
+    wherever the main thread happens to be. JAX, which Keras loads where it is installed, has such a callback.
+    """
+
+    others = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if not isinstance(ignored.exc_value, KeyboardInterrupt):
+            others(ignored)
+            return
+        number = signal.SIGTERM if isinstance(ignored.exc_value, Terminated) else signal.SIGINT
+        # Later: raised in here, it would be ignored as well.
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 class _PlainStep:

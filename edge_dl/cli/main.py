@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import edge_dl
-from edge_dl.cli.console import ConsoleProgress, end_on_sigterm, guarded, print_json, print_table
+from edge_dl.cli.console import ConsoleProgress, end_on_sigterm, guarded, keep_interrupts, print_json, print_table
 from edge_dl.cli.targets import target_app
 
 app = typer.Typer(
@@ -36,7 +36,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Custom = Annotated[
     list[str] | None, typer.Option("--custom", metavar="MODULE:CLASS", help="A layer class of your own.")
 ]
-Unsafe = Annotated[bool, typer.Option("--unsafe", help="Load Lambda layers: they run code from the file.")]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Load Lambda layers and SavedModels in a .keras: they run code from the file.")
+]
 TaskOption = Annotated[str, typer.Option("--task", help="What your own model answers; told from the data if empty.")]
 On = Annotated[
     str | None, typer.Option("--on", metavar="NAME[,NAME]", help="Targets to run on: names or addresses; see `target`.")
@@ -389,6 +391,7 @@ def main(arguments: list[str] | None = None) -> Any:
     # TensorFlow's start-up chatter hides our own lines; the user's own setting wins.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     end_on_sigterm()
+    keep_interrupts()
     return app(args=arguments)
 
 

@@ -22,8 +22,9 @@ from edge_dl.cli.console import Terminated
 from edge_dl.cli.source import Kind
 from edge_dl.errors import RefusedError, StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
+from edge_dl.models.hub_files import is_handle
 from edge_dl.progress import Progress
-from edge_dl.recipe import Method, Recipe, RecurrentConfig, Task, from_json, to_json
+from edge_dl.recipe import Method, Recipe, RecurrentConfig, Task, TransferConfig, from_json, to_json
 from edge_dl.runfolder import RunFolder, digest
 from edge_dl.variants import Quantization
 
@@ -85,6 +86,8 @@ def run_train(folder: RunFolder, progress: Progress, *, force: bool = False) -> 
         "training": to_json(recipe.training),
         "weights": _fingerprint(getattr(recipe.model, "weights", "")),
     }
+    if isinstance(recipe.model, TransferConfig) and is_handle(recipe.model.backbone):
+        inputs["backbone"] = _fingerprint(os.path.expanduser(recipe.model.backbone))
     entry = folder.record["stages"].get("train", {})
     resume = not force and entry.get("status") in ("running", "interrupted", "failed") and _same(entry, inputs)
 
@@ -132,7 +135,7 @@ def check_compression(folder: RunFolder, *, required: bool = False) -> None:
 
     Raises:
         UsageError: a setting is wrong, a package is missing, or there are no layers or true answers to train on.
-        RefusedError: the recipe's network cannot be trained for quantization.
+        RefusedError: the recipe's network cannot be trained for quantization, or not be compressed at all.
     """
     from edge_dl.compression import check_settings, require_tools
 
@@ -158,6 +161,12 @@ def check_compression(folder: RunFolder, *, required: bool = False) -> None:
         raise RefusedError(
             "tensorflow-model-optimization has no quantization-aware training for recurrent layers.",
             todo="Leave qat out of compression.methods; prune and cluster work on them, and conversion.quantizations "
+            "has int8, int16x8 and dynamic.",
+        )
+    if own is None and isinstance(recipe.model, TransferConfig) and is_handle(recipe.model.backbone):
+        raise RefusedError(
+            "Compression trains Keras layers, and a backbone from TensorFlow Hub is a SavedModel, which has none.",
+            todo="Take one of edge-dl's own backbones, or leave compression.methods empty: conversion.quantizations "
             "has int8, int16x8 and dynamic.",
         )
     require_tools()

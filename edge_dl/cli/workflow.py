@@ -15,6 +15,7 @@ from edge_dl.cli.console import ConsoleProgress, print_json, print_table
 from edge_dl.cli.source import Kind, Source, resolve
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json
+from edge_dl.models.hub_files import is_handle
 from edge_dl.progress import Progress
 from edge_dl.recipe import DataConfig, Recipe, Task, apply_overrides, flatten, to_json
 from edge_dl.runfolder import STAGES, RunFolder
@@ -51,6 +52,9 @@ def open_run(
     overrides = {**_read_config(config), **parse_settings(settings)}
     if data:
         overrides["data.source"] = data
+    backbone = str(overrides.get("model.backbone", ""))
+    if is_handle(backbone) and Path(backbone).expanduser().exists():
+        overrides["model.backbone"] = absolute(backbone)
     command = ["edge-dl", *sys.argv[1:]]
     if source.kind is Kind.RUN:
         assert source.path is not None

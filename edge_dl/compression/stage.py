@@ -180,7 +180,10 @@ class _Compression:
     @property
     def learning_rate(self) -> float:
         """The first learning rate of each method."""
-        return self.config.learning_rate or self.recipe.training.learning_rate / 10
+        training = self.recipe.training
+        # The rate of a head alone is far too high for the backbone below it.
+        usual = training.fine_tune_rate if training.fine_tune_epochs else training.learning_rate / 10
+        return self.config.learning_rate or usual
 
     def _wrap(self, method: Method, weights: Weights) -> Phase:
         pruned, clustered = Method.PRUNE in self.methods, Method.CLUSTER in self.methods

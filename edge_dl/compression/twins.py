@@ -16,7 +16,7 @@ import tf_keras
 
 from edge_dl.converters.messages import one_line
 from edge_dl.errors import RefusedError
-from edge_dl.models import AdditiveAttentionPooling
+from edge_dl.models import AdditiveAttentionPooling, HubFeatures
 
 # Layers whose weights tensorflow-model-optimization may change, or around which it places its quantizers. Everything
 # about them is in their settings; what differs between the two packages shows in their outputs, which are compared.
@@ -68,6 +68,8 @@ def make_twin(layer: keras.layers.Layer, name: str, *, frozen: bool = False) -> 
         return tf_keras.layers.TimeDistributed(inner, name=name)
     if type(layer) is AdditiveAttentionPooling:
         return AttentionPooling(layer.units, name=name)
+    if isinstance(layer, HubFeatures):
+        raise _refusal(layer, "it is a SavedModel, which holds operators and no layers")
     if kind in KNOWN and type(layer) is getattr(keras.layers, kind):
         return _translated(layer, name, frozen)
     if layer.trainable_variables:

@@ -5,6 +5,7 @@ Only photos that are new or changed are encoded again: a photo is known by its p
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from edge_dl.errors import UsageError
 from edge_dl.files import cache_folder, load_npz, save_npz
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import Task
-from edge_dl.runtime import predict_all
+from edge_dl.runtime import Session, open_session
 
 AT_A_TIME = 64
 
@@ -52,11 +53,16 @@ class Encoder:
         shape = self.bundle.manifest.signature.inputs[0].shape
         return shape[1], shape[2]
 
-    def encode(self, pictures: np.ndarray, *, processes: int = 1) -> np.ndarray:
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
         """Vectors (samples, features) of length 1 for pictures (samples, height, width, 3) uint8."""
         signature = self.bundle.manifest.signature
-        answers = predict_all(self.bundle.folder, {signature.inputs[0].name: pictures}, processes=processes)
+        answers = self._session.predict({signature.inputs[0].name: pictures})
         return _unit(answers[signature.outputs[0].name])
+
+    @functools.cached_property
+    def _session(self) -> Session:
+        """The loaded model, whose file was checked against its hash."""
+        return open_session(self.bundle.folder)
 
 
 @dataclass(frozen=True)

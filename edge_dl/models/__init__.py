@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
+    from edge_dl.models.hub import HubFeatures
     from edge_dl.models.masking import SpectrumMasking
     from edge_dl.models.normalizing import RunningNormalization, UtteranceNormalization
     from edge_dl.models.positions import LearnedPositions
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
+    "HubFeatures": "edge_dl.models.hub",
     "LastObservation": "edge_dl.models.scaling",
     "LearnedPositions": "edge_dl.models.positions",
     "Resize": "edge_dl.models.resizing",
@@ -35,6 +37,7 @@ _WHERE = {
 
 __all__ = [
     "AdditiveAttentionPooling",
+    "HubFeatures",
     "LastObservation",
     "LearnedPositions",
     "Resize",
@@ -53,6 +56,7 @@ __all__ = [
 def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
+    import edge_dl.models.hub
     import edge_dl.models.masking
     import edge_dl.models.normalizing
     import edge_dl.models.positions

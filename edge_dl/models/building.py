@@ -8,6 +8,7 @@ import keras
 
 from edge_dl.data.dataset import Dataset
 from edge_dl.models import images, recurrent, speech, transfer
+from edge_dl.models.hub import HubFeatures
 from edge_dl.recipe import ImageConfig, Network, SpeechConfig, Task, TransferConfig
 
 
@@ -33,6 +34,8 @@ def widest(model: keras.Model) -> int:
     found = 1
     for layer in model._flatten_layers(include_self=False):
         shapes = _shapes(layer)
+        if isinstance(layer, HubFeatures):
+            found = max(found, layer.widest)
         found = max([found, *(math.prod(size or 1 for size in shape[1:]) for shape in shapes)])
         both = isinstance(layer, keras.layers.Bidirectional)
         inner = layer.forward_layer if both else layer

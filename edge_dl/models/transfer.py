@@ -3,7 +3,8 @@
 A network takes `image` (batch, height, width, channels) uint8 as the camera gives it and gives `label` (batch, classes)
 probabilities, or `embedding` (batch, features): vectors of length 1 whose product says how alike two pictures are. Cut
 to a square, cast, resize and scaling are in the graph. The backbone's layers stand in the model itself, not in a model
-inside it: quantizers and pruners find them by name.
+inside it: quantizers and pruners find them by name. A SavedModel from TensorFlow Hub, which holds no layers, is one
+layer of the model.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 from edge_dl.data.dataset import Dataset, output_name
 from edge_dl.errors import StageError, UsageError
 from edge_dl.models.heads import classify
+from edge_dl.models.hub import HubFeatures
+from edge_dl.models.hub_files import is_handle, read_backbone, trust
 from edge_dl.models.images import INPUT, check_pictures
 from edge_dl.models.resizing import Resize
-from edge_dl.models.settings import below_one, not_negative, one_of
+from edge_dl.models.settings import below_one, not_negative
 from edge_dl.recipe import Task, TransferConfig
 
 FEATURES = "features"
@@ -45,25 +48,32 @@ def build(task: Task, config: TransferConfig, dataset: Dataset) -> keras.Model:
         dataset: gives the pictures' size and the classes.
 
     Raises:
-        UsageError: a setting is unknown or out of range, the weights' file is not there or is another backbone's, or
-            the data holds no pictures.
-        StageError: weights could not be downloaded.
+        UsageError: a setting is unknown or out of range, the weights' file is not there or is another backbone's, the
+            SavedModel is no image feature vector, or the data holds no pictures.
+        StageError: weights or a SavedModel could not be downloaded.
     """
     _check(task, config, dataset)
     pictures = dataset.train.x[INPUT]
     inputs = keras.Input(pictures.shape[1:], dtype=pictures.dtype.name, name=INPUT)
-    h = _backbone(_prepare(inputs, config), config)
-    h = keras.layers.GlobalAveragePooling2D(name=FEATURES)(h)
+    if is_handle(config.backbone):
+        model_name = "hub"
+        h = _hub_features(inputs, config)
+    else:
+        model_name = config.backbone
+        size = config.size or min(inputs.shape[1:3])
+        # From -1 to 1, as the backbones were trained.
+        h = _backbone(_prepare(inputs, config.crop, (size, size), 1 / 127.5, -1.0), config)
+        h = keras.layers.GlobalAveragePooling2D(name=FEATURES)(h)
     name = output_name(task)
     if task is Task.EMBEDDING:
         h = keras.layers.UnitNormalization(name=name, dtype="float32")(h)
-        return keras.Model({INPUT: inputs}, {name: h}, name=config.backbone)
+        return keras.Model({INPUT: inputs}, {name: h}, name=model_name)
     penalty = keras.regularizers.L2(config.l2) if config.l2 else None
     if config.dense:
         h = keras.layers.Dense(config.dense, activation="relu", kernel_regularizer=penalty, name="dense")(h)
     if config.dropout:
         h = keras.layers.Dropout(config.dropout, name="dropout")(h)
-    return keras.Model({INPUT: inputs}, {name: classify(h, len(dataset.labels), name, penalty)}, name=config.backbone)
+    return keras.Model({INPUT: inputs}, {name: classify(h, len(dataset.labels), name, penalty)}, name=model_name)
 
 
 def is_pretrained(config: TransferConfig) -> bool:
@@ -75,29 +85,47 @@ def unfreeze(model: keras.Model, layers: int) -> None:
     """Let the backbone's last `layers` layers with weights train, and no earlier ones; the head always does.
 
     Batch normalization is left out and stays in inference mode: its statistics are of many more pictures than a user
-    has (https://keras.io/guides/transfer_learning/). 0 freezes the whole backbone.
+    has (https://keras.io/guides/transfer_learning/). 0 freezes the whole backbone. A SavedModel counts as one layer,
+    and trains what its publisher lets train.
+
+    Raises:
+        UsageError: layers are to train, and the backbone is a SavedModel in which nothing can.
     """
     names = [layer.name for layer in model.layers]
-    backbone = model.layers[: names.index(FEATURES)]
+    backbone = model.layers[: names.index(FEATURES) + 1]
     able = [layer for layer in backbone if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
     chosen = set(map(id, able[max(0, len(able) - layers) :] if layers else ()))
     for layer in backbone:
         layer.trainable = id(layer) in chosen
+    features = backbone[-1]
+    if layers and isinstance(features, HubFeatures) and not features.trainable_weights:
+        raise UsageError(
+            "Fine-tuning needs a backbone with weights that train.",
+            received=f"{features.source}, a SavedModel without trainable variables",
+            todo="Set training.fine_tune_epochs=0: the head trains on the backbone as it is.",
+        )
 
 
-def _prepare(inputs: Any, config: TransferConfig) -> Any:
-    """(batch, height, width, 1 or 3) bytes -> (batch, size, size, 3) from -1 to 1, as the backbones were trained."""
+def _hub_features(inputs: Any, config: TransferConfig) -> Any:
+    files = read_backbone(config.backbone)
+    size = config.size or min(inputs.shape[1:3])
+    layer = HubFeatures.reading(files, size, config.backbone, name=FEATURES)
+    trust(files)
+    return layer(_prepare(inputs, config.crop, (layer.height, layer.width), 1 / 255, 0.0))
+
+
+def _prepare(inputs: Any, crop: bool, size: tuple[int, int], factor: float, offset: float) -> Any:
+    """(batch, height, width, 1 or 3) bytes -> (batch, *size, 3) times the factor plus the offset."""
     height, width, channels = inputs.shape[1:]
     h = inputs
     side = min(height, width)
-    if height != width and config.crop:
+    if height != width and crop:
         down, right = (height - side) // 2, (width - side) // 2
         cut = ((down, height - side - down), (right, width - side - right))
         h = keras.layers.Cropping2D(cut, name="crop")(h)
-    size = config.size or side
-    if tuple(h.shape[1:3]) != (size, size):
-        h = Resize(size, size, name="resize")(h)
-    h = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescale")(h)
+    if tuple(h.shape[1:3]) != size:
+        h = Resize(*size, name="resize")(h)
+    h = keras.layers.Rescaling(factor, offset, name="rescale")(h)
     if channels == 1:
         h = keras.layers.Concatenate(name="grey_to_rgb")([h, h, h])
     return h
@@ -163,7 +191,19 @@ def _kernels(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _check(task: Task, config: TransferConfig, dataset: Dataset) -> None:
-    one_of("model.backbone", config.backbone, BACKBONES)
+    if is_handle(config.backbone):
+        if config.weights != IMAGENET:
+            raise UsageError(
+                "A SavedModel brings its own weights.",
+                received=f"model.weights={config.weights} with model.backbone={config.backbone}",
+                todo="Leave --weights and model.weights out.",
+            )
+    elif config.backbone not in BACKBONES:
+        raise UsageError(
+            f"model.backbone must be one of {', '.join(BACKBONES)}, or a SavedModel of TensorFlow Hub.",
+            received=config.backbone,
+            todo="A SavedModel is named by its URL, or by its path with a / in it: ./folder, model.tar.gz.",
+        )
     if task not in (Task.CLASSIFICATION, Task.EMBEDDING):
         raise UsageError("A backbone classifies or embeds.", received=f"task {task.value}")
     check_pictures(dataset)
