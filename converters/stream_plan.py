@@ -92,7 +92,17 @@ class PadRest:
     sides: tuple[int, int]
 
 
-Step = Join | Call | Carry | Copy | PadRest
+@dataclass(frozen=True)
+class Pool:
+    """`target` is `source` pooled over one axis: the mean, or the largest."""
+
+    source: Any
+    target: Any
+    axis: int
+    mean: bool
+
+
+Step = Join | Call | Carry | Copy | PadRest | Pool
 
 
 @dataclass
@@ -231,6 +241,8 @@ class _Planner:
             self._window(operation, node, key, path)
         elif single and _carries(operation):
             self._carry(operation, node, key, path)
+        elif single and _pools_picture(operation):
+            self._pool(operation, node, key, path)
         elif any(isinstance(kind, Answer) for kind in kinds) or _needs_clip(operation, node):
             self._clip(node, keys, path)
         else:
@@ -370,6 +382,22 @@ class _Planner:
         for out in node.outputs:
             self._set(id(out), line, (self.batch, line.frames, *out.shape[2:]), _dtype(out))
 
+    def _pool(self, operation: Any, node: Any, key: Any, path: str) -> None:
+        """A pool over time and bands pools the bands of every frame first: so much less is kept."""
+        line = self._line(key)
+        if line.padded:
+            raise _Refused(path, "It works on frames of zeros that a layer puts there.", "Pad behind it.")
+        shape, dtype = self.shapes[key]
+        mean = "Average" in type(operation).__name__
+        frames, clip, out = (key, "frames", mean), (key, "pooled", mean), id(node.outputs[0])
+        self.plan.steps.append(Pool(key, frames, 2, mean))
+        self._set(frames, line, (shape[0], shape[1], *shape[3:]), dtype)
+        answer, window = whole_clip(line, line.frames)
+        self._join(frames, clip, window, 0)
+        if self.counting:
+            self.plan.steps.append(Pool(clip, out, 1, mean))
+        self.kinds[out] = answer
+
     def _clip(self, node: Any, keys: dict[int, Any], path: str) -> None:
         """A layer that looks at all frames of the clip: it gets those of the last one."""
         taken, answers = {}, []
@@ -497,6 +525,13 @@ def _carries(operation: Any) -> bool:
     import keras
 
     return isinstance(operation, keras.layers.RNN) or (hasattr(operation, "advance") and hasattr(operation, "state_shape"))
+
+
+def _pools_picture(operation: Any) -> bool:
+    import keras
+
+    pools = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    return isinstance(operation, pools) and not operation.keepdims
 
 
 def _needs_clip(operation: Any, node: Any) -> bool:

@@ -19,10 +19,11 @@ from edge_dl.converters.layers import RecurrentLayer, find_recurrent, walk_layer
 from edge_dl.converters.lowering import as_reference, in_float32, replaced, replaced_loops, run_layer
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.recurrence import Result, run_unrolled
-from edge_dl.converters.signature import Inputs, name_outputs, output_names
+from edge_dl.converters.signature import Inputs, graph_of, name_outputs, output_names
 from edge_dl.converters.stepping import random_inputs, state_specs
-from edge_dl.converters.stream_plan import AS_WHOLE, Call, Carry, Copy, Join, PadRest, Plan, plan_stream
-from edge_dl.converters.timelines import Answer, Timeline
+from edge_dl.converters.stream_plan import AS_WHOLE, Call, Carry, Copy, Join, PadRest, Plan, Pool, plan_stream
+from edge_dl.converters.stream_walk import run_stream
+from edge_dl.converters.timelines import Answer
 from edge_dl.errors import EdgeError, RefusedError
 from edge_dl.names import unique_names
 
@@ -123,7 +124,7 @@ class _Run:
         self.values: dict[Any, Any] = {}
 
     def outputs(self, packet: Any) -> list[Any]:
-        from edge_dl.converters.signature import graph_of
+        import tensorflow as tf
 
         self.values[id(graph_of(self.model).inputs[0])] = packet
         for step in self.plan.steps:
@@ -136,6 +137,9 @@ class _Run:
                 self.values[step.target] = value[:, 0] if step.first else value
             elif isinstance(step, PadRest):
                 self._pad(step)
+            elif isinstance(step, Pool):
+                pool = tf.reduce_mean if step.mean else tf.reduce_max
+                self.values[step.target] = pool(self.values[step.source], axis=step.axis)
             else:
                 self._call(step)
         return [self.values[key] for key, _ in self.plan.outputs]
@@ -245,45 +249,6 @@ def _check(
             worst = float(np.max(np.abs(got.astype(np.float64) - reference))) if got.size else 0.0
             if not worst <= TOLERANCE * max(1.0, float(np.max(np.abs(reference), initial=0.0))):
                 raise _unequal(model, f"packet by packet, its output {name!r} differs by {worst:.3g} from the whole's")
-
-
-def run_stream(
-    call: Any, states: Sequence[StateSpec], stream: StreamSpec, sound: np.ndarray
-) -> dict[str, list[np.ndarray]]:
-    """Every call's answers by output name.
-
-    Args:
-        call: a function from {input or state name: array} to {output name: array}, in real numbers.
-        states: the model's states.
-        stream: how it is fed.
-        sound: (batch, slots, ...) from the stream's start; filled up with zeros to whole packets.
-    """
-    answers: dict[str, list[np.ndarray]] = {name: [] for name in stream.outputs}
-    for feed, results in walk_stream(call, states, stream, sound):
-        del feed
-        for name, found in answers.items():
-            found.append(np.asarray(results[name]))
-    return answers
-
-
-def walk_stream(call: Any, states: Sequence[StateSpec], stream: StreamSpec, sound: np.ndarray) -> Any:
-    """Yields what each call was fed and what it gave, as `run_stream`; calls go on until every clip has its answer."""
-    rest = [(0, 0)] * (sound.ndim - 2)
-    last = max(output.first for output in stream.outputs.values() if output.kind == "last") if any(
-        output.kind == "last" for output in stream.outputs.values()
-    ) else 0
-    needed = max(stream.lead + sound.shape[1], (last + 1) * stream.packet)
-    count = -(-needed // stream.packet)
-    sound = np.pad(sound, [(0, 0), (stream.lead, count * stream.packet - stream.lead - sound.shape[1]), *rest])
-    state = {item.input: np.zeros(item.shape, item.dtype) for item in states}
-    for number in range(count):
-        feed = {stream.input: sound[:, number * stream.packet :][:, : stream.packet], **state}
-        results = {name: np.asarray(value) for name, value in call(feed).items()}
-        state = {
-            item.input: results[item.output] if number >= item.silent else np.zeros(item.shape, item.dtype)
-            for item in states
-        }
-        yield feed, results
 
 
 def _random_stream(model: Any, inputs: Inputs, length: int, generator: np.random.Generator) -> np.ndarray:
