@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from edge_dl.runtime.evaluation import predict_all
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
+    from edge_dl.runtime.streams import Detection, Score, StreamSession
 
 __all__ = [
     "RUNTIMES",
+    "Detection",
     "Interpreter",
     "Sampling",
+    "Score",
     "Session",
     "Spec",
+    "StreamSession",
     "Vocabulary",
     "agent",
     "escape_label",
@@ -41,6 +45,9 @@ __all__ = [
 _HOMES = {
     "predict_all": "evaluation",
     "run_guarded": "guard",
+    "Detection": "streams",
+    "Score": "streams",
+    "StreamSession": "streams",
     "Sampling": "generation",
     "Vocabulary": "generation",
     "generate": "generation",
