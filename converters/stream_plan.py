@@ -268,7 +268,7 @@ class _Planner:
                 raise _Refused(path, "It gives its states to other layers.", AS_WHOLE)
         if isinstance(operation, layers.Masking):
             raise _Refused(path, "It masks frames, and the layers of a stream take none.", "Leave it out.")
-        if "Transpose" in kind and "Conv" in kind or kind in ("UpSampling1D", "UpSampling2D"):
+        if ("Transpose" in kind and "Conv" in kind) or kind in ("UpSampling1D", "UpSampling2D"):
             raise _Refused(path, f"{kind} makes frames of others.", AS_WHOLE)
         if kind in ("Cropping1D", "Cropping2D"):
             raise _Refused(path, f"{kind} cuts the clip's ends off.", AS_WHOLE)
@@ -308,7 +308,7 @@ class _Planner:
                     "where a stream has sound."
                 )
                 raise _Refused(path, reason, OTHER_PADDING)
-        shape, dtype = self.shapes[key]
+        shape, _ = self.shapes[key]
         if padding == "causal":
             if line.padded:
                 raise _Refused(path, "It pads what is padded already.", "Pad once.")
@@ -524,7 +524,8 @@ def _carries(operation: Any) -> bool:
     """Whether a layer carries states from frame to frame: Keras' recurrent ones, and those with `advance`."""
     import keras
 
-    return isinstance(operation, keras.layers.RNN) or (hasattr(operation, "advance") and hasattr(operation, "state_shape"))
+    own = hasattr(operation, "advance") and hasattr(operation, "state_shape")
+    return own or isinstance(operation, keras.layers.RNN)
 
 
 def _pools_picture(operation: Any) -> bool:

@@ -1,7 +1,7 @@
 """The `stream` lowering: one packet of samples or frames a call, what is remembered as states in and out.
 
-`stream_plan` decides how each layer is computed; here the plan becomes a traced function, which is run against the whole
-model on random input before anything is written.
+`stream_plan` decides how each layer is computed; here the plan becomes a traced function, which is run against the
+whole model on random input before anything is written.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def trace_stream(model: Any, inputs: Inputs, seed: int = 0) -> StreamModel:
             run = _Run(model, plan, before, notes)
             outputs = run.outputs(tensors[spec.name])
         results = {name: tf.identity(value) for name, value in zip(names, outputs, strict=True)}
-        return results | {
-            state.output: tf.identity(value) for state, value in zip(states, run.after, strict=True)
-        }
+        return results | {state.output: tf.identity(value) for state, value in zip(states, run.after, strict=True)}
 
     signature = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)}
     signature |= {state.input: tf.TensorSpec(state.shape, state.dtype, name=state.input) for state in states}
@@ -203,9 +201,7 @@ class _Run:
 
         item = next(item for item in find_recurrent(self.model) if item.layer is layer)
 
-        def inner_loop(
-            found: RecurrentLayer, sequence: Any, own: Any, mask: Any, given: bool
-        ) -> tuple[Any, Any, Any]:
+        def inner_loop(found: RecurrentLayer, sequence: Any, own: Any, mask: Any, given: bool) -> tuple[Any, Any, Any]:
             packed = keras.tree.pack_sequence_as(own, states) if keras.tree.is_nested(own) else states
             with replaced(layer, "return_sequences", True):
                 last, outputs, new, self.notes[item.path] = run_layer(found, sequence, packed, mask, given, run_cell)

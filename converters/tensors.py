@@ -178,7 +178,8 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
 
     Args:
         model: a `ModelT`.
-        states: pairs of input and output that are a state, each with keys "input" and "output", and "silent" where it has one.
+        states: pairs of input and output that are a state, each with keys "input" and "output", and "silent" where it
+            has one.
         key: the signature's key; empty: the only one. A file without signatures gets "predict" and its tensors' names.
 
     Raises:

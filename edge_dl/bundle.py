@@ -468,7 +468,9 @@ def parse_stream(value: Any, signature: Signature) -> StreamSpec:
         kind = item.get("kind")
         if kind not in SEQUENCE_OUTPUTS:
             raise _field_error(f"stream.outputs[{name!r}]", f"{kind!r} instead of one of {SEQUENCE_OUTPUTS}")
-        first, frames = (_integer(item.get(key), f"stream.outputs[{name!r}].{key}", low=0) for key in ("first", "frames"))
+        first, frames = (
+            _integer(item.get(key), f"stream.outputs[{name!r}].{key}", low=0) for key in ("first", "frames")
+        )
         outputs[name] = StreamOutput(str(kind), first, frames)
     if set(outputs) != {spec.name for spec in signature.outputs}:
         raise _field_error("stream.outputs", f"{sorted(outputs)} instead of every output's name")

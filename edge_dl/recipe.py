@@ -195,7 +195,8 @@ class SpeechConfig:
             sound itself), "running" (by what was heard so far, for streams) or "none".
         memory: share of the running mean that stays from frame to frame (running normalization only).
         padding: what convolutions see beyond the ends of a sound: "same" (zeros on both sides), "valid" (nothing:
-            fewer frames come out) or "causal" (zeros before its start alone). A stream has no end: "same" cannot stream.
+            fewer frames come out) or "causal" (zeros before its start alone). A stream has no end, so "same" cannot
+            stream.
         units: channels or units of each layer or block; empty: the network's own.
         heads: attention heads (transformer only).
         dropout: dropout between layers and before the head.

@@ -9,8 +9,8 @@ from enum import Enum
 class Lowering(str, Enum):
     """How layers that look over time become TFLite operators.
 
-    `none` is for models without a recurrent layer: nothing to lower. `step` is one time step a call, `stream` one packet
-    of samples or frames, each with what is remembered as states in and out.
+    `none` is for models without a recurrent layer: nothing to lower. `step` is one time step a call, `stream` one
+    packet of samples or frames, each with what is remembered as states in and out.
     """
 
     NONE = "none"

@@ -33,9 +33,7 @@ def dataset(length: int = CLIP) -> Dataset:
         labels = np.arange(count, dtype=np.int32) % len(LABELS)
         return Split({"sound": sound(length, seed, count)}, {"label": labels}, np.arange(count))
 
-    return Dataset(
-        "noise", Task.CLASSIFICATION, part(12, 1), part(4, 2), part(4, 3), labels=LABELS, rate=RATE
-    )
+    return Dataset("noise", Task.CLASSIFICATION, part(12, 1), part(4, 2), part(4, 3), labels=LABELS, rate=RATE)
 
 
 def network(config: SpeechConfig, length: int = CLIP) -> keras.Model:

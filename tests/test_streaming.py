@@ -76,8 +76,10 @@ def test_a_stream_equals_the_whole_clip(name: str, padding: str, tmp_path: Path)
     model = network(settings)
     made = stream_bundles.bundle(model, tmp_path)
     stream = made.manifest.stream
-    assert stream is not None and stream.equal == STREAMS[name, padding]
-    assert stream.rate == RATE and stream.clip == CLIP
+    assert stream is not None
+    assert stream.equal == STREAMS[name, padding]
+    assert stream.rate == RATE
+    assert stream.clip == CLIP
     answers = 40
     samples = sound(CLIP + answers * stream.packet, seed=9)[0]
     session = StreamSession(made.folder)
@@ -93,7 +95,8 @@ def test_a_stream_equals_the_whole_clip(name: str, padding: str, tmp_path: Path)
     else:
         return
     count = min(len(expected), len(scores))
-    assert count >= answers - 1 and np.ptp(expected, axis=0).max() > 100 * EQUAL
+    assert count >= answers - 1
+    assert np.ptp(expected, axis=0).max() > 100 * EQUAL
     np.testing.assert_allclose(scores[:count], expected[:count], atol=EQUAL)
 
 
@@ -102,7 +105,8 @@ def test_running_normalization_streams(name: str, tmp_path: Path) -> None:
     settings = config(name, "valid", normalization="running", memory=0.9)
     model = network(settings)
     made = stream_bundles.bundle(model, tmp_path)
-    assert made.manifest.stream is not None and made.manifest.stream.equal == "start"
+    assert made.manifest.stream is not None
+    assert made.manifest.stream.equal == "start"
     samples = sound(2 * CLIP, seed=3)[0]
     scores = push_all(StreamSession(made.folder), samples)
     expected = later_answers(model, settings, made.manifest.stream, samples)
@@ -135,12 +139,15 @@ def test_recipes_stream_with_valid_padding() -> None:
             assert (not refusals) is (streams or padding != "same"), recipe.name
             if refusals:
                 assert refusals[0].layer in {layer.name for layer in model.layers}
-                assert "same" in refusals[0].reason and "model.padding" in refusals[0].todo
+                assert "same" in refusals[0].reason
+                assert "model.padding" in refusals[0].todo
 
 
 def test_normalization_by_the_utterance_is_refused_by_name() -> None:
     (refusal,) = find_refusals(network(config("lstm", "valid", normalization="utterance")), Lowering.STREAM)
-    assert refusal.layer == "normalize" and "fitted" in refusal.todo and "running" in refusal.todo
+    assert refusal.layer == "normalize"
+    assert "fitted" in refusal.todo
+    assert "running" in refusal.todo
     with pytest.raises(RefusedError, match="'normalize' cannot be lowered as stream"):
         trace_stream(*_described(network(config("lstm", "valid", normalization="utterance"))))
 
@@ -237,7 +244,8 @@ def test_windows_slide_over_a_stream(tmp_path: Path) -> None:
     model = OWN["convolution and pools"]()
     made = stream_bundles.bundle(model, tmp_path)
     stream, session = made.manifest.stream, open_session(made.folder)
-    assert stream is not None and stream.equal == "window"
+    assert stream is not None
+    assert stream.equal == "window"
     (output,) = stream.outputs.values()
     long = np.random.default_rng(4).standard_normal((stream.clip + 20 * stream.packet, 3)).astype(np.float32)
     padded = np.concatenate([np.zeros((stream.lead, 3), np.float32), long])
@@ -286,13 +294,16 @@ def test_what_cannot_stream_says_so_by_name(name: str) -> None:
 def test_a_packet_is_what_all_strides_divide() -> None:
     model = sequential(layers.Conv1D(4, 3, strides=2), layers.MaxPooling1D(3), layers.GlobalMaxPooling1D())
     plan = plan_stream(*_described(model))
-    assert plan.packet == 6 and plan.late == 0 and not plan.remembers
+    assert plan.packet == 6
+    assert plan.late == 0
+    assert not plan.remembers
 
 
 def test_the_manifest_describes_the_stream(tmp_path: Path) -> None:
     made = stream_bundles.bundle(network(config("crnn", "valid")), tmp_path)
     again = read_bundle(made.folder).manifest
-    assert again.stream == made.manifest.stream and again.signature == made.manifest.signature
+    assert again.stream == made.manifest.stream
+    assert again.signature == made.manifest.signature
     assert max(state.silent for state in again.signature.states) > 0
     session = open_session(made.folder)
     assert session.labels == list(LABELS)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_dl.errors import UsageError
 from edge_dl.runtime.agent import Session
+from edge_dl.runtime.hearing import other_rate
 
 FULL_SCALE = 32768
 # Labels that stand for no word of their own: they never fire.
@@ -75,7 +76,8 @@ class StreamSession:
         packet: samples (or frames) from one score to the next.
 
     Raises:
-        UsageError: the bundle is of another lowering, its output is not one score a class, or a setting is out of range.
+        UsageError: the bundle is of another lowering, its output is not one score a class, or a setting is out of
+            range.
     """
 
     def __init__(
@@ -91,9 +93,7 @@ class StreamSession:
     ) -> None:
         from edge_dl.runtime import open_session
 
-        self.session = (
-            bundle if isinstance(bundle, Session) else open_session(bundle, runtime=runtime, threads=threads)
-        )
+        self.session = bundle if isinstance(bundle, Session) else open_session(bundle, runtime=runtime, threads=threads)
         if self.session.stream is None:
             raise UsageError(
                 "Only a stream model listens.",
@@ -157,11 +157,7 @@ class StreamSession:
             UsageError: another rate, shape or type, NaN or infinity.
         """
         if rate is not None and rate != self.rate:
-            raise UsageError(
-                f"A stream must come with the model's own rate, {self.rate:,} samples a second: nothing is resampled here.",
-                received=f"{rate:,} samples a second",
-                todo=f"Record at {self.rate:,} Hz, or resample before: sox in.wav -r {self.rate} out.wav.",
-            )
+            raise other_rate(self.rate, rate)
         new = self._taken(np.asarray(samples))
         self.heard += len(new)
         if len(new):
@@ -205,7 +201,7 @@ class StreamSession:
         if self._calls <= self._first:
             return None
         self._recent.append(values)
-        smoothed = np.mean(self._recent, axis=0, dtype=np.float32)
+        smoothed = np.stack(self._recent).mean(axis=0, dtype=np.float32)
         end = self._calls * self.packet - self._lead
         return Score(end, values, smoothed, self._detect(smoothed, end))
 
