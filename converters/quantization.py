@@ -110,6 +110,10 @@ class Quantized:
 
 def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
     """Raises RefusedError for a pair that no tool can make, with the reason and what would work instead."""
+    if lowering is Lowering.STREAM and quantization is Quantization.QAT:
+        raise RefusedError(
+            "qat of a stream cannot be made: the quantizers were trained on whole clips.", todo="Use stream-int8."
+        )
     if lowering is not Lowering.NONE and quantization is Quantization.QAT:
         raise RefusedError(
             "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
