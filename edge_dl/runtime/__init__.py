@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from edge_dl.runtime.evaluation import predict_all
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
-    from edge_dl.runtime.streams import Detection, Score, StreamSession
+    from edge_dl.runtime.streams import Detection, Detector, Score, StreamSession
 
 __all__ = [
     "RUNTIMES",
     "Detection",
+    "Detector",
     "Interpreter",
     "Sampling",
     "Score",
@@ -46,6 +47,7 @@ _HOMES = {
     "predict_all": "evaluation",
     "run_guarded": "guard",
     "Detection": "streams",
+    "Detector": "streams",
     "Score": "streams",
     "StreamSession": "streams",
     "Sampling": "generation",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,38 @@ class Score:
     detection: Detection | None = None
 
 
+class Detector:
+    """From smoothed scores to words: a word fires when its score is the highest and reaches the threshold.
+
+    Then nothing fires for a while, since the same word is in many windows.
+
+    Args:
+        labels: classes in the order of scores.
+        threshold: score at which a word fires, 0 to 1.
+        pause: samples in which nothing fires after a word did.
+        quiet: labels that never fire.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], threshold: float, pause: int, quiet: Collection[str] = QUIET_LABELS
+    ) -> None:
+        self.labels, self.threshold, self.pause = tuple(labels), float(threshold), int(pause)
+        self._fires = [label not in quiet for label in labels]
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._silent_until = 0
+
+    def hear(self, smoothed: np.ndarray, end: int) -> Detection | None:
+        """The word that fires with the scores of the packet that ended at sample `end`, or None."""
+        best = int(np.argmax(smoothed))
+        if end < self._silent_until or not self._fires[best] or smoothed[best] < self.threshold:
+            return None
+        self._silent_until = end + self.pause
+        return Detection(self.labels[best], float(smoothed[best]), end)
+
+
 class StreamSession:
     """A model that listens: `push` takes sound as it comes and gives the scores that became known.
 
@@ -74,6 +106,7 @@ class StreamSession:
         labels: classes in the order of scores; their numbers where the bundle has no labels.
         rate: samples a second that the model was trained with; 0: the bundle does not say.
         packet: samples (or frames) from one score to the next.
+        detector: what decides which word fires.
 
     Raises:
         UsageError: the bundle is of another lowering, its output is not one score a class, or a setting is out of
@@ -126,10 +159,9 @@ class StreamSession:
                 received=f"smoothing={smoothing}, refractory={refractory}",
                 todo="Give smoothing=0 and refractory=0, and smooth the scores yourself.",
             )
-        self.threshold = float(threshold)
         self._averaged = max(1, round(smoothing * self.rate / self.packet))
-        self._pause = self._clip if refractory is None else round(refractory * self.rate)
-        self._fires = np.array([label not in quiet for label in self.labels])
+        pause = self._clip if refractory is None else round(refractory * self.rate)
+        self.detector = Detector(self.labels, threshold, pause, quiet)
         self.reset()
 
     def reset(self) -> None:
@@ -140,7 +172,7 @@ class StreamSession:
         self._waiting: list[np.ndarray] = [np.zeros((self._lead, *self._shape), self._dtype)]
         self._length = self._lead
         self._recent: deque[np.ndarray] = deque(maxlen=self._averaged)
-        self._silent_until = 0
+        self.detector.reset()
 
     def push(self, samples: Any, rate: int | None = None) -> list[Score]:
         """Hear more of the stream.
@@ -203,14 +235,7 @@ class StreamSession:
         self._recent.append(values)
         smoothed = np.stack(self._recent).mean(axis=0, dtype=np.float32)
         end = self._calls * self.packet - self._lead
-        return Score(end, values, smoothed, self._detect(smoothed, end))
-
-    def _detect(self, smoothed: np.ndarray, end: int) -> Detection | None:
-        best = int(np.argmax(smoothed))
-        if end < self._silent_until or not self._fires[best] or smoothed[best] < self.threshold:
-            return None
-        self._silent_until = end + self._pause
-        return Detection(self.labels[best], float(smoothed[best]), end)
+        return Score(end, values, smoothed, self.detector.hear(smoothed, end))
 
 
 def _only_output(outputs: Any) -> str:
