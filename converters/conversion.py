@@ -257,6 +257,7 @@ def run_conversion(
     task: str = "regression",
     labels: Sequence[str] = (),
     threshold: float | None = None,
+    rate: int | None = None,
     limits: Mapping[str, Limits] | None = None,
     options: Mapping[str, Any] | None = None,
     qat: Path | None = None,
@@ -276,6 +277,7 @@ def run_conversion(
         task: the task's name in manifests.
         labels: class names in output order.
         threshold: similarity from which two embeddings are called the same, for manifests of an encoder.
+        rate: samples a second of the sounds that the model takes, for its manifests.
         limits: parity limits by quantization name.
         options: fields of `quantization.QuantizationOptions`.
         qat: export of a model that was trained for quantization; it becomes the variant `qat` beside the others.
@@ -323,7 +325,7 @@ def run_conversion(
             "folder": str(folder / spec.name),
             "golden": str(run / "export" / GOLDEN),
             "calibration": use,
-            "manifest": {"name": name, "task": task, "made_by": made_by, "threshold": threshold},
+            "manifest": {"name": name, "task": task, "made_by": made_by, "threshold": threshold, "rate": rate},
             "labels": list(labels),
             "limits": limit,
             "options": {**({} if config.per_channel else {"per_channel": False}), **(options or {})},

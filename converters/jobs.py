@@ -166,7 +166,7 @@ def make_variant(
         folder: where the bundle goes; a bundle that is there already is replaced at the end.
         golden: .npz of golden samples.
         calibration: .npz of calibration samples; empty: none.
-        manifest: name, task, made_by and, for an encoder, threshold.
+        manifest: name, task, made_by; for an encoder, threshold; for a model of sounds, their rate.
         labels: class names.
         limits: parity limits.
         options: fields of `QuantizationOptions`.
@@ -212,6 +212,7 @@ def make_variant(
                 made_by={**manifest["made_by"], "tool": result.tool},
                 min_runtime_version=result.min_runtime_version,
                 threshold=manifest.get("threshold"),
+                rate=manifest.get("rate"),
             ),
             golden_inputs={name[3:]: array for name, array in members.items() if name.startswith("in/")},
             golden_outputs={name[4:]: array for name, array in members.items() if name.startswith("out/")},

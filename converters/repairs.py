@@ -276,6 +276,10 @@ def repair_sums(model: Any) -> int:
     QuantizeMultiplierSmallerThanOneExp). An unrolled layer may meet both: its first states are zeros, which the
     converter gives scale 0 in int16x8, and a sum that is near zero in the first steps gets a tiny scale. Zeros may have
     any scale, and the smallest output scale that works is still finer than the inputs' own steps.
+
+    Where all scales of an int16 sum are powers of two, the kernel shifts instead of multiplying, and asks for an input
+    with the output's scale (sub.cc, add.cc). It does so unless the option pot_scale_int16 is off, which TFLiteConverter
+    sees to and ai-edge-quantizer does not.
     """
     repaired = 0
     for subgraph in model.subgraphs:
@@ -295,7 +299,9 @@ def repair_sums(model: Any) -> int:
             narrow = scale_of(output)[0] < smallest
             if narrow:
                 output.quantization = _quantization(smallest, scale_of(output)[1])
-            repaired += bool(zeros) or narrow
+            shifts = type_name(output.type) == "int16" and operator.builtinOptions.potScaleInt16
+            operator.builtinOptions.potScaleInt16 = False
+            repaired += bool(zeros) or narrow or shifts
     return repaired
 
 

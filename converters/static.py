@@ -49,12 +49,14 @@ def quantize_static(
 
     content = with_unique_names(content)
     ranges = _ranges(content, feeds)
+    # What nothing reads gets no scale, and the kernels of SPLIT ask for one.
+    exceptions = {**(exceptions or {}), **dict.fromkeys(_unread(tensors.read(content)), Precision.FLOAT32)}
     tool = quantizer.Quantizer(bytearray(content))
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     if precision is not Precision.FLOAT32:
         tool.add_static_config(".*", everything, *_bits(precision))
     for other in Precision:
-        chosen = [number for number, wanted in (exceptions or {}).items() if wanted is other]
+        chosen = [number for number, wanted in exceptions.items() if wanted is other]
         if not chosen:
             continue
         pattern = pattern_of(content, chosen)
@@ -159,8 +161,30 @@ def _ranges(content: bytes, feeds: Sequence[Mapping[str, np.ndarray]]) -> Any:
     if key not in _calibrated:
         manager = RecipeManager()
         manager.load_quantization_recipe(recipe.static_wi8_ai8())
-        observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        observer = calibrator.Calibrator(_all_kept(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         observer.calibrate({tensors.signature_of(tensors.read(content)).key: list(feeds)}, manager)
         _calibrated.clear()
         _calibrated[key] = observer.get_model_qsvs()
     return _calibrated[key]
+
+
+def _all_kept(content: bytes) -> bytes:
+    """The file with what no operator reads among its outputs, so that a runtime keeps it for the calibrator."""
+    model = tensors.read(content)
+    graph = model.subgraphs[0]
+    unread = sorted(set().union(*_unread(model).values()))
+    if not unread:
+        return content
+    graph.outputs = [*map(int, graph.outputs), *unread]
+    return packing.pack(model)
+
+
+def _unread(model: Any) -> dict[int, set[int]]:
+    """By number, operators of the main graph with several outputs, and those of them that nothing reads.
+
+    Unrolled recurrent layers have such: a first step starts from zeros, and has nothing to forget.
+    """
+    graph = model.subgraphs[0]
+    read = {int(index) for operator in graph.operators for index in operator.inputs} | set(map(int, graph.outputs))
+    found = {number: set(map(int, item.outputs)) - read for number, item in enumerate(graph.operators)}
+    return {number: unread for number, unread in found.items() if unread}

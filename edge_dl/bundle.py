@@ -177,6 +177,7 @@ class Manifest:
     made_by: Mapping[str, str] = field(default_factory=dict)
     min_runtime_version: str = ""
     threshold: float | None = None  # similarity of two embeddings from which they are called the same
+    rate: int | None = None  # samples a second of the sound that the model takes, in Hz; another rate is to be refused
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -194,6 +195,8 @@ class Manifest:
             del value["labels"]
         if self.threshold is None:
             del value["threshold"]
+        if self.rate is None:
+            del value["rate"]
         return {"format": value.pop("format"), **value}
 
 
@@ -332,6 +335,7 @@ def parse_manifest(value: Any) -> Manifest:
         made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
         min_runtime_version=_text(fields.get("min_runtime_version", ""), "min_runtime_version", empty=True),
         threshold=None if fields.get("threshold") is None else _number(fields["threshold"], "threshold"),
+        rate=None if fields.get("rate") is None else _integer(fields["rate"], "rate", low=1),
         files=files,
     )
 

@@ -299,6 +299,28 @@ def test_a_sum_that_would_end_the_process_is_repaired(
     quantization.check_runs(tmp_path / "repaired.tflite")
 
 
+def test_a_sum_that_would_have_to_shift_is_repaired(
+    export_of: Callable[[Lowering], Export], samples: Calibration, tmp_path: Path
+) -> None:
+    """All scales are powers of two, and no input has the output's: the int16 kernel refuses to be prepared."""
+    spec = VariantSpec(Lowering.UNROLL, Quantization.INT16X8)
+    result = quantization.quantize(export_of(Lowering.UNROLL), spec, tmp_path / "model.tflite", samples)
+    model = tensors.read(result.path)
+    graph = model.subgraphs[0]
+    number = next(item for item in graph.operators if tensors.operator_name(model, item.opcodeIndex) == "ADD")
+    for index, power in zip((*number.inputs, *number.outputs), (-14, -13, -12), strict=True):
+        graph.tensors[index].quantization.scale = np.array([2.0**power], np.float32)
+    number.builtinOptions.potScaleInt16 = True
+    (tmp_path / "broken.tflite").write_bytes(packing.pack(model))
+    with pytest.raises(StageError, match="failed to prepare"):
+        quantization.check_runs(tmp_path / "broken.tflite")
+    model = tensors.read(tmp_path / "broken.tflite")
+    assert repairs.repair_sums(model) == 1
+    assert repairs.repair_sums(model) == 0
+    (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
+    quantization.check_runs(tmp_path / "repaired.tflite")
+
+
 def test_zeros_that_a_loop_starts_from_are_not_stored(tmp_path: Path) -> None:
     import tensorflow as tf
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edge_dl.recipe import (
     ChecksConfig,
     DataConfig,
@@ -15,19 +17,20 @@ from edge_dl.recipe import (
 )
 
 _WORDS = DataConfig("vowel-words")
+# Chosen on a validation part beside 792 training clips (Speech Commands, 66 a class): DS-CNN was right for 51 % of it
+# without random changes, 63 % with shifts, 76 % with speed, level and noise too, 78 % with more of each in 100 epochs.
 _WORDS_TRAINING = TrainingConfig(
     epochs=60,
     batch_size=32,
-    schedule="cosine",
-    warmup=2,
-    learning_rate=2e-3,
-    label_smoothing=0.1,
-    weight_decay=1e-4,
     optimizer="adamw",
-    shift=0.1,
-    speed=0.15,
+    learning_rate=5e-3,
+    schedule="cosine",
+    weight_decay=1e-4,
+    label_smoothing=0.1,
+    shift=0.15,
+    speed=0.2,
     gain=0.3,
-    background=0.3,
+    background=0.5,
 )
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)
@@ -134,10 +137,10 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "speech-cnn",
-            "Keyword spotting with MLPerf Tiny's separable CNN on features inside the graph",
+            "Keyword spotting with MLPerf Tiny's separable CNN on MFCC that are made inside the graph",
             Task.CLASSIFICATION,
             _WORDS,
-            SpeechConfig("ds-cnn", dropout=0.2, mask_time=0.15, mask_bands=0.15),
+            SpeechConfig("ds-cnn", coefficients=10, highest=4_000.0, dropout=0.1),
             _WORDS_TRAINING,
         ),
         Recipe(
@@ -145,24 +148,24 @@ RECIPES: dict[str, Recipe] = {
             "Keyword spotting with convolution and a GRU",
             Task.CLASSIFICATION,
             _WORDS,
-            SpeechConfig("crnn", dropout=0.2, mask_time=0.15, mask_bands=0.15),
-            _WORDS_TRAINING,
+            SpeechConfig("crnn", dropout=0.1),
+            replace(_WORDS_TRAINING, learning_rate=3e-3),
         ),
         Recipe(
             "speech-lstm",
             "Keyword spotting with an LSTM",
             Task.CLASSIFICATION,
             _WORDS,
-            SpeechConfig("lstm", dropout=0.2, mask_time=0.15, mask_bands=0.15),
-            _WORDS_TRAINING,
+            SpeechConfig("lstm", dropout=0.2),
+            replace(_WORDS_TRAINING, learning_rate=3e-3),
         ),
         Recipe(
             "speech-transformer",
             "Keyword spotting with a keyword transformer: self-attention over time",
             Task.CLASSIFICATION,
             _WORDS,
-            SpeechConfig("transformer", dropout=0.1, mask_time=0.15, mask_bands=0.15),
-            _WORDS_TRAINING,
+            SpeechConfig("transformer", dropout=0.1, mask_time=0.1, mask_bands=0.1),
+            replace(_WORDS_TRAINING, learning_rate=1e-3),
         ),
     )
 }

@@ -202,6 +202,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             task=recipe.task.value,
             labels=_labels(dataset),
             threshold=_threshold(folder),
+            rate=dataset.get("rate") or None,
             limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
             qat=folder.path / "compress" / "qat" if Method.QAT in recipe.compression.methods else None,
             force=force,

@@ -130,7 +130,8 @@ def mel_slopes(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     def mel(hertz: np.ndarray) -> np.ndarray:
         return 1127.0 * np.log1p(hertz / 700.0)
 
-    edges = np.linspace(*mel(np.array([spectrum.lowest, spectrum.highest])), spectrum.bands + 2)
+    lowest, highest = mel(np.array([spectrum.lowest, spectrum.highest]))
+    edges = np.linspace(lowest, highest, spectrum.bands + 2)
     frequencies = mel(np.arange(spectrum.fft_length // 2 + 1) * (spectrum.rate / spectrum.fft_length))
     place = (frequencies - edges[0]) / (edges[1] - edges[0])
     inside = (place >= 0) & (place < spectrum.bands + 1)

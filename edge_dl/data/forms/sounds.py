@@ -138,7 +138,7 @@ def _places(names: Sequence[str], folder: DataFolder, config: DataConfig) -> tup
 
 def _listed_parts(names: Sequence[str], folder: DataFolder) -> dict[str, str]:
     """Part of each CLASS/FILE that a list beside the classes names."""
-    listed = {}
+    listed: dict[str, str] = {}
     for name in names:
         part = LISTS.get(name.split("/")[-1])
         if part:
