@@ -142,7 +142,8 @@ class StreamSession:
                 received=f"output {self._output!r} of shape {list(spec.shape)}, {output['kind']} of a packet",
                 todo="Session.packet gives what any other stream model answers.",
             )
-        self.rate, self.packet = int(stream["rate"]), int(stream["packet"])
+        known = (self.session.manifest or {}).get("rate")
+        self.rate, self.packet = int(stream["rate"] or known or 0), int(stream["packet"])
         self._lead, self._clip, self._first = int(stream["lead"]), int(stream["clip"]), int(output["first"])
         self._dtype = self.session.inputs[stream["input"]].dtype
         self._shape = self.session.inputs[stream["input"]].shape[2:]
