@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_dl.converters.messages import one_line
 from edge_dl.converters.refusals import Refusal
 from edge_dl.converters.signature import Inputs, graph_of
 from edge_dl.converters.stepping import mixes_time
@@ -146,6 +147,8 @@ def find_stream_refusals(model: Any, inputs: Inputs) -> list[Refusal]:
         plan_stream(model, inputs)
     except _Refused as refused:
         return [refused.refusal]
+    except Exception as error:  # A layer of the user's own may have any attributes, and none of them be meant so.
+        return [Refusal(model.name, f"Its graph could not be followed ({one_line(error, 200)}).", AS_WHOLE)]
     return []
 
 

@@ -871,13 +871,21 @@ class Session:
 
     def _advance(self, inputs: Arrays) -> Arrays:
         """One time step or packet in stored types; keeps the states."""
-        outputs = self.interpreter.invoke({**inputs, **self._current})
-        for state, (_, _, keep) in zip(self.states, self._links):  # noqa: B905 (Python 3.8)
-            value = outputs.pop(state.output)
-            if self._calls >= state.silent:
-                self._current[state.input] = keep(value) if keep else value
-        self._calls += 1
-        return outputs
+        interpreter, current = self.interpreter, self._current
+        set_tensor, get_tensor = interpreter.set_tensor, interpreter.get_tensor
+        try:
+            for name, value in inputs.items():
+                set_tensor(interpreter._in[name], value)
+            for (index, _, _), value in zip(self._links, current.values()):  # noqa: B905 (Python 3.8)
+                set_tensor(index, value)
+            interpreter.run()
+            for state, (_, index, keep) in zip(self.states, self._links):  # noqa: B905 (Python 3.8)
+                if self._calls >= state.silent:
+                    current[state.input] = keep(get_tensor(index)) if keep else get_tensor(index)
+            self._calls += 1
+            return {name: get_tensor(interpreter._out[name]) for name in self.outputs}
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise interpreter._explain({**inputs, **current}, error) from None
 
     def step(self, inputs: Any) -> Arrays:
         """One time step in real numbers; states are kept until `reset`.
