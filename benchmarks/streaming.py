@@ -44,7 +44,7 @@ from edge_dl.runtime import Detector, StreamSession, open_session
 RESULTS = Path(__file__).parent / "results"
 RATE, CLASSES = 16_000, 12
 QUANTIZATIONS = ("float32", "dynamic", "int8")
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHUNK = 0.02  # seconds
 
 
@@ -169,14 +169,14 @@ def measure(stream: Path, clip: Path, x: np.ndarray, rounds: int) -> dict[str, A
     }
 
 
-def recording(minutes: float, rate: int, seed: int) -> tuple[np.ndarray, list[Spoken]]:
-    """Noise with a word every three seconds or so, int16, and what was said in it; a third are unknown words."""
+def recording(minutes: float, rate: int, seed: int) -> tuple[np.ndarray, list[Spoken], int]:
+    """Noise with a word every three seconds or so, int16; what was said in it; how many unknown words (a third)."""
     rng = np.random.default_rng(seed)
     length = round(60 * minutes * rate)
     piece = 60 * rate
     sound = np.concatenate([coloured_noise(1, piece, rng)[0] for _ in range(-(-length // piece))])[:length]
     sound *= 10 ** (-15 / 20)  # 15 dB below the words, which have level 1.
-    spoken = []
+    spoken, unknown = [], 0
     place = 2 * rate
     while place < length - 3 * rate:
         voice = vowels.random_voice(rng)
@@ -186,16 +186,17 @@ def recording(minutes: float, rate: int, seed: int) -> tuple[np.ndarray, list[Sp
         sound[place : place + len(said)] += said
         if known:
             spoken.append(Spoken(word, place, place + len(said)))
+        unknown += not known
         place += len(said) + round(rng.uniform(1.5, 3.5) * rate)
     loudness = 10 ** (-25 / 20)
-    return np.clip(np.rint(sound * loudness * 32768), -32768, 32767).astype(np.int16), spoken
+    return np.clip(np.rint(sound * loudness * 32768), -32768, 32767).astype(np.int16), spoken, unknown
 
 
 def hear(run: Path, minutes: float) -> list[dict[str, Any]]:
     rows = []
     for bundle in sorted(path.parent for path in run.glob("variants/stream-*/manifest.json")):
         session = StreamSession(bundle)
-        sound, spoken = recording(minutes, session.rate, 11)
+        sound, spoken, unknown = recording(minutes, session.rate, 11)
         chunk = round(CHUNK * session.rate)
         scores = []
         started, began = time.process_time(), time.perf_counter()
@@ -209,6 +210,7 @@ def hear(run: Path, minutes: float) -> list[dict[str, Any]]:
             result = match(spoken, heard, rate=session.rate, length=len(sound))
             rows.append({
                 "variant": bundle.name, "threshold": threshold, "minutes": seconds / 60, "words": result.words,
+                "unknown_words": unknown,
                 "hits": result.hits, "misses": result.misses, "wrong": result.wrong,
                 "false_alarms_an_hour": result.false_alarms_an_hour,
                 "delay_p50_s": result.delay(), "delay_p90_s": result.delay(0.9),

@@ -400,6 +400,7 @@ class _Planner:
         if self.counting:
             self.plan.steps.append(Pool(clip, out, 1, mean))
         self.kinds[out] = answer
+        self.plan.recomputed.append(path)
 
     def _clip(self, node: Any, keys: dict[int, Any], path: str) -> None:
         """A layer that looks at all frames of the clip: it gets those of the last one."""

@@ -487,14 +487,26 @@ def parse_stream(value: Any, signature: Signature) -> StreamSpec:
     lead = _integer(fields.get("lead"), "stream.lead", low=0)
     if lead >= packet:
         raise _field_error("stream.lead", f"{lead}, which is a packet of {packet} or more")
+    clip = _integer(fields.get("clip"), "stream.clip", low=1)
+    late = _integer(fields.get("late"), "stream.late", low=0)
+    if late > clip:
+        raise _field_error("stream.late", f"{late}, which is more than a clip of {clip}")
+    for name, output in outputs.items():
+        shape = next(spec.shape for spec in signature.outputs if spec.name == name)
+        if output.kind == "each" and (len(shape) < 2 or shape[1] < 1):
+            raise _field_error(f"stream.outputs[{name!r}]", f"frames of an output of shape {shape}")
+        calls = output.first + 1 if output.kind == "last" else (output.first + output.frames) / shape[1]
+        # The clip's answer comes with the packet that it ends in, or as much later as frames are late.
+        if (calls - 1) * packet > lead + clip + late:
+            raise _field_error(f"stream.outputs[{name!r}]", f"an answer after {calls:g} packets of {packet}")
     recomputed = _list(fields.get("recomputed", []), "stream.recomputed")
     return StreamSpec(
         input=fed[0].name,
         packet=packet,
         lead=lead,
-        clip=_integer(fields.get("clip"), "stream.clip", low=1),
+        clip=clip,
         rate=_integer(fields.get("rate"), "stream.rate", low=0),
-        late=_integer(fields.get("late"), "stream.late", low=0),
+        late=late,
         equal=str(fields["equal"]),
         outputs=outputs,
         recomputed=tuple(_text(item, "stream.recomputed") for item in recomputed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from edge_dl.cli.listen import find_bundle
 from edge_dl.cli.main import app
 from edge_dl.errors import UsageError
 from edge_dl.recipe import SpeechConfig
-from edge_dl.runtime import StreamSession, hearing, open_session
+from edge_dl.runtime import StreamSession, agent, hearing, open_session
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +232,26 @@ def test_listen_says_what_is_wrong(
     found = listen(str(bundle), *arguments)
     assert found.exit_code == 2
     assert message in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"packet": 321}, {"packet": 320.0}, {"lead": -1}, {"lead": 320}, {"clip": 0}, {"late": 10**9},
+        {"input": "noise"},
+        {"equal": "hardly"}, {"outputs": {}}, {"outputs": {"label": {"kind": "last", "first": 10**9, "frames": 1}}},
+        {"outputs": {"label": {"kind": "some", "first": 1, "frames": 1}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_stream_that_does_not_fit_its_model_is_refused(bundle: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["stream"] |= change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError):
+        open_session(folder)
+    if "equal" not in change and change.get("clip") != 0:  # What the agent uses, it checks by itself.
+        with pytest.raises(UsageError):
+            agent.Session(str(folder), check_hashes=False)

@@ -486,6 +486,7 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         for item in signature["inputs"] + signature["outputs"] + signature.get("states", []):
             for key in ("input", "output") if "input" in item else ("name",):
                 str(item[key])
+            int(item.get("silent", 0))
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -591,15 +592,20 @@ class Session:
             return
         stream = self.stream
         try:
-            whole = [int(stream[key]) for key in ("packet", "lead", "clip")] + [
-                int(item[key]) for item in stream["outputs"].values() for key in ("first", "frames")
-            ]
-            fits = list(self.inputs) == [stream["input"]] and set(stream["outputs"]) == set(self.outputs)
+            items = list(stream["outputs"].items())
+            whole = [stream[key] for key in ("packet", "lead", "clip", "late")]
+            whole += [item[key] for _, item in items for key in ("first", "frames")]
+            fits = all(type(value) is int and value >= 0 for value in whole)
+            fits = fits and list(self.inputs) == [stream["input"]] and {name for name, _ in items} == set(self.outputs)
+            packet, lead, clip, late = whole[:4]
             shape = self.inputs[stream["input"]].shape
-            kinds = {item["kind"] for item in stream["outputs"].values()}
-            fits = fits and min(whole) >= 0 and len(shape) > 1 and shape[1] == stream["packet"] > stream["lead"]
-            fits = fits and kinds <= {"each", "last"}
-        except (KeyError, TypeError, ValueError, AttributeError):
+            fits = fits and len(shape) > 1 and shape[1] == packet > lead and late <= clip
+            for name, item in items:
+                each = item["kind"] == "each"
+                calls = (item["first"] + item["frames"]) / self.outputs[name].shape[1] if each else item["first"] + 1
+                # The clip's answer comes with the packet that it ends in, or as much later as frames are late.
+                fits = fits and item["kind"] in ("each", "last") and (calls - 1) * packet <= lead + clip + late
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
             fits = False
         if not fits:
             raise _usage("A bundle's stream must describe its model.", json.dumps(stream), "Make the bundle again.")
