@@ -10,6 +10,9 @@ import pytest
 from test_models_speech import sounds
 
 from edge_dl import models
+from edge_dl.checks.inspection import inspect_model
+from edge_dl.checks.verdicts import Verdict
+from edge_dl.checks.weights import check_weights, guess_quantization
 from edge_dl.converters import tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export, export
@@ -91,3 +94,13 @@ def test_a_model_of_other_things_has_no_front(tmp_path: Path) -> None:
     made = export(model, tmp_path, Lowering.NONE)
     assert not takes_samples(made.signature)
     assert find_front(tensors.read(float_model(made))) == []
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT16X8])
+def test_a_spectrum_in_float_is_no_broken_promise(exported: Export, quantization: Quantization, tmp_path: Path) -> None:
+    made = inspect_model(make(exported, quantization, tmp_path).path)
+    assert check_weights(made, quantization).verdict is Verdict.PASS
+    assert guess_quantization(made) is quantization
+    whole = inspect_model(float_model(exported))
+    assert whole.activations
+    assert check_weights(whole, quantization).verdict is Verdict.FAIL

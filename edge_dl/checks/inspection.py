@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.checks.counting import count, visits
-from edge_dl.checks.graph import Graph, GraphSignature, GraphTensor, parse_graph, read_graph
+from edge_dl.checks.graph import Graph, GraphOperator, GraphSignature, GraphTensor, Subgraph, parse_graph, read_graph
 from edge_dl.checks.plain import from_plain, to_plain
 from edge_dl.errors import printable
 
@@ -122,7 +122,7 @@ class ModelReport:
         weight_bytes: bytes of weight matrices by element type.
         weight_elements: elements of weight matrices by type.
         constant_bytes: bytes of all constants by type, each buffer once.
-        activations: operators that compute, by the type of what they give.
+        activations: operators that compute, by the type of what they give; without those that make a spectrum of sound.
         arena_bytes: estimate of the interpreter's working memory, from below.
         macs: multiply-accumulates of one call; a loop of unknown length counts once.
         macs_complete: whether every loop's length was known.
@@ -327,12 +327,33 @@ def _activations(graph: Graph) -> dict[str, int]:
     return _added(
         (subgraph.tensors[operator.outputs[0]].dtype, 1)
         for subgraph in graph.subgraphs
-        for operator in subgraph.operators
+        for operator in _after_spectrum(subgraph)
         if operator.name not in NOT_COMPUTING
         and operator.outputs
         and operator.outputs[0] >= 0
         and subgraph.tensors[operator.outputs[0]].dtype in NUMBER_TYPES
     )
+
+
+def _after_spectrum(subgraph: Subgraph) -> list[GraphOperator]:
+    """Operators but those that make the logarithm of a spectrum out of int16 samples, which no integer can hold."""
+    sounds = {
+        index
+        for index in subgraph.inputs
+        if subgraph.tensors[index].dtype == "int16" and not subgraph.tensors[index].scales
+    }
+    heard = set(sounds)  # Numbers of tensors that come from a sound.
+    for operator in subgraph.operators:
+        if heard & set(operator.inputs) and operator.name != "QUANTIZE":
+            heard |= set(operator.outputs)
+    wanted = {number for item in subgraph.operators if item.name == "LOG" for number in item.outputs} & heard
+    left = []
+    for operator in reversed(subgraph.operators):
+        if wanted & set(operator.outputs):
+            wanted |= set(operator.inputs)
+        else:
+            left.append(operator)
+    return left[::-1]
 
 
 def _added(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
