@@ -38,9 +38,18 @@ def find_front(model: Any) -> list[int]:
     named = [
         number
         for number, operator in enumerate(graph.operators)
-        if any(LAYERS.search(tensors.text_of(graph.tensors[int(index)].name)) for index in operator.outputs)
+        if any(_is_front(tensors.text_of(graph.tensors[int(index)].name)) for index in operator.outputs)
     ]
     return sorted(_with_sources(graph, makers, named))
+
+
+def _is_front(name: str) -> bool:
+    """Whether a tensor's name is of the front alone.
+
+    The converter fuses the scaling of `normalize` into a dense layer behind it. The name then has the parts of both,
+    and the weights are the network's.
+    """
+    return all(LAYERS.search(part) for part in name.split(";"))
 
 
 def _with_sources(graph: Any, makers: dict[int, int], numbers: Iterable[int]) -> set[int]:
