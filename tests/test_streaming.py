@@ -15,7 +15,9 @@ from stream_bundles import CLIP, LABELS, RATE, network, shake, sound
 
 from edge_dl.bundle import read_bundle
 from edge_dl.converters import find_refusals
+from edge_dl.converters.conversion import resolve_lowerings
 from edge_dl.converters.signature import describe_inputs
+from edge_dl.converters.sources import KerasSource
 from edge_dl.converters.stream_plan import plan_stream
 from edge_dl.converters.streaming import trace_stream
 from edge_dl.errors import RefusedError
@@ -307,3 +309,50 @@ def test_the_manifest_describes_the_stream(tmp_path: Path) -> None:
     assert max(state.silent for state in again.signature.states) > 0
     session = open_session(made.folder)
     assert session.labels == list(LABELS)
+
+
+def test_streams_are_made_when_asked_for_by_name() -> None:
+    """`auto` does not make them, and says nothing of models that cannot stream."""
+    same, valid = (KerasSource(network(config("ds-cnn", padding))).describe({}, {}) for padding in ("same", "valid"))
+    assert resolve_lowerings(["auto"], same) == resolve_lowerings(["auto"], valid) == ([Lowering.NONE], {})
+    assert resolve_lowerings(["auto", "stream"], valid) == ([Lowering.NONE, Lowering.STREAM], {})
+    with pytest.raises(RefusedError, match=r"cannot be lowered as stream. Layer 'conv': .*model\.padding"):
+        resolve_lowerings(["auto", "stream"], same)
+
+
+def test_a_file_without_layers_says_that_it_has_none() -> None:
+    facts = {"allowed": ["none"], "refusals": {}, "layers": []}
+    with pytest.raises(RefusedError, match="only a Keras model"):
+        resolve_lowerings(["stream"], facts)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Decaying(layers.Layer):
+    """A layer of one's own that remembers: y(t) = x(t) + y(t - 1) / 2."""
+
+    def call(self, inputs: Any) -> Any:
+        state = ops.zeros_like(inputs[:, 0])
+        return self.advance(inputs, state)[0]
+
+    def state_shape(self, input_shape: Any) -> tuple[int, ...]:
+        return (input_shape[0], input_shape[-1])
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        given = []
+        for step in range(inputs.shape[1]):
+            state = inputs[:, step] + state / 2
+            given.append(state)
+        return ops.stack(given, axis=1), state
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+def test_layers_of_ones_own_may_remember(tmp_path: Path) -> None:
+    model = sequential(layers.Conv1D(4, 4, strides=2), Decaying(), layers.Conv1D(3, 3), layers.GlobalMaxPooling1D())
+    made = stream_bundles.bundle(model, tmp_path)
+    assert made.manifest.stream is not None
+    assert made.manifest.stream.equal == "start"
+    clips = np.random.default_rng(2).standard_normal((3, made.manifest.stream.clip, 3)).astype(np.float32)
+    (got,) = open_session(made.folder).predict(clips).values()
+    np.testing.assert_allclose(got, np.asarray(model(clips)), atol=EQUAL)
