@@ -56,11 +56,15 @@ def shake(model: keras.Model) -> None:
 
 
 def bundle(
-    model: Any, folder: Path, quantization: Quantization = Quantization.FLOAT32, samples: np.ndarray | None = None
+    model: Any,
+    folder: Path,
+    quantization: Quantization = Quantization.FLOAT32,
+    samples: np.ndarray | None = None,
+    integer_io: bool = False,
 ) -> Bundle:
     """Export a model as a stream, quantize it and write its bundle, all in this process."""
     record = export(model, folder / "export", Lowering.STREAM)
-    spec = VariantSpec(Lowering.STREAM, quantization)
+    spec = VariantSpec(Lowering.STREAM, quantization, integer_io)
     assert record.stream is not None
     name = record.stream.input
     calibration = None if samples is None else Calibration({name: samples}, np.zeros(0, np.int64))

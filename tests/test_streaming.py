@@ -130,6 +130,19 @@ def test_quantized_streams_answer_as_their_clips(name: str, quantization: Quanti
     assert len(weights) < 60_000
 
 
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT16X8])
+def test_states_are_integers_between_integer_edges(quantization: Quantization, tmp_path: Path) -> None:
+    """One scale for what goes out and comes in again, so that a session hands it on as it is."""
+    model = network(config("lstm", "valid"))
+    samples = sound(CLIP, seed=1, count=8)
+    made = stream_bundles.bundle(model, tmp_path, quantization, samples, integer_io=True)
+    states = made.manifest.signature.states
+    assert {state.dtype for state in states} == {"int16", "int8" if quantization is Quantization.INT8 else "int16"}
+    assert all(state.scale == state.output_scale and state.zero_point == state.output_zero_point for state in states)
+    got = open_session(made.folder).predict({"sound": samples})["label"]
+    assert np.abs(got - np.asarray(model(samples)["label"])).max() < 0.06
+
+
 def test_recipes_stream_with_valid_padding() -> None:
     """Every speech recipe does, and as it stands says by name which layer keeps it from it."""
     speech = [recipe for recipe in RECIPES.values() if isinstance(recipe.model, SpeechConfig)]
