@@ -253,7 +253,7 @@ def main() -> None:
     if options.command == "listen":
         results = read_json(options.run / "results.json") if (options.run / "results.json").is_file() else {}
         facts["recipe"] = results.get("recipe")
-    name = RESULTS / f"streaming_{options.command}"
+    name = RESULTS / ("streaming_cost" if options.command == "cost" else f"streaming_listen_{options.run.name}")
     write_json(name.with_suffix(".json"), {**facts, "rows": rows})
     shown = f"machine: {facts['machine']}\nload average before: {facts['load']}\n\n{table(rows)}\n"
     write_atomic(name.with_suffix(".txt"), shown.encode())
