@@ -44,10 +44,10 @@ def find_front(model: Any) -> list[int]:
 
 
 def _is_front(name: str) -> bool:
-    """Whether a tensor's name is of the front alone.
+    """Whether a tensor is made by the front alone.
 
-    The converter fuses the scaling of `normalize` into a dense layer behind it. The name then has the parts of both,
-    and the weights are the network's.
+    The converter joins the names of what it puts together with semicolons: the factor of a normalization may have gone
+    into the weights of the first dense layer, which is the network's.
     """
     return all(LAYERS.search(part) for part in name.split(";"))
 

@@ -471,6 +471,12 @@ def _full_integer(
     import tensorflow as tf
 
     assert calibration is not None
+    if takes_samples(export.signature) and export.lowering is Lowering.FUSED:
+        raise RefusedError(
+            f"{spec.quantization.value} of a speech model with the fused LSTM operator cannot be made: "
+            "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
+            todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
+        )
     feeds = _feeds(export, calibration)
     if takes_samples(export.signature):
         return _static(float_model(export).read_bytes(), spec, feeds, options)

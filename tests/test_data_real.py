@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,33 @@ def test_text_corpus() -> None:
     dataset = get("corpus_imdb_unsup_15k.txt.gz", Task.LANGUAGE_MODEL, level="word", vocabulary=5000, limit=100)
     assert len(dataset.vocabulary) == 5000
     assert {"the", "movie", "film"} <= set(dataset.vocabulary[:40])
+
+
+def test_spoken_digits_in_two_splits() -> None:
+    official = get("fsdd.zip", Task.CLASSIFICATION)
+    assert (len(official.train) + len(official.validation), len(official.test)) == (2_700, 300)
+    assert (official.rate, official.train.x["sound"].shape[1:]) == (8_000, (8_000,))
+    assert official.labels == tuple("0123456789")
+    assert "20 sounds longer than 1 s were cut to their loudest part." in official.notes
+    apart = get("fsdd.zip", Task.CLASSIFICATION, split="split_speaker_disjoint")
+    assert [len(split) for split in apart.parts.values()] == [1_500, 500, 1_000]
+
+
+def test_speech_commands() -> None:
+    dataset = get("speech_commands_12x.zip", Task.CLASSIFICATION)
+    assert [len(split) for split in dataset.parts.values()] == [792, 120, 360]
+    assert dataset.rate == 16_000
+    assert {"_silence_", "_unknown_", "yes"} <= set(dataset.labels)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("fsdd.zip", 8_000), ("speech_commands_12x.zip", 16_000)])
+@pytest.mark.parametrize("coefficients", [0, 10])
+def test_features_of_real_speech_are_those_of_the_twin(name: str, rate: int, coefficients: int) -> None:
+    """Within 1e-4 of float64, log-mel and MFCC."""
+    from edge_dl.models import SpeechFeatures
+    from edge_dl.runtime.spectra import Spectrum, features
+
+    sounds = get(name, Task.CLASSIFICATION).test.x["sound"]
+    spectrum = Spectrum(rate, rate * 30 // 1000, rate * 20 // 1000, 40, 20, 4_000, coefficients)
+    found = np.asarray(SpeechFeatures(dataclasses.asdict(spectrum))(sounds))
+    np.testing.assert_allclose(found, features(sounds, spectrum), atol=1e-4)

@@ -60,6 +60,9 @@ def test_features_stay_as_they_are(exported: Export, quantization: Quantization,
     assert front == list(range(len(front)))
     assert {"CAST", "RFFT2D", "LOG"} <= set(kinds)
     assert not set(kinds) & {"CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX"}
+    # The one dense layer is that of MFCC; a normalization's factor may stand in the network's first one.
+    size = before.subgraphs[0].tensors[before.subgraphs[0].operators[front[-1]].outputs[0]].shape[-1]
+    assert kinds.count("FULLY_CONNECTED") == (size == 20)
     graph = after.subgraphs[0]
     for kind, operator in zip(kinds, graph.operators, strict=False):
         assert tensors.operator_name(after, operator.opcodeIndex) == kind
@@ -83,6 +86,13 @@ def test_integer_edges_take_samples_as_they_are(
 def test_one_scale_a_tensor_is_refused(exported: Export, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="one scale a channel"):
         make(exported, Quantization.INT8, tmp_path, per_channel=False)
+
+
+def test_int8_of_the_fused_lstm_is_refused(tmp_path: Path) -> None:
+    config, _ = NETWORKS["lstm"]
+    made = export(models.build(Task.CLASSIFICATION, config, DATA), tmp_path, Lowering.FUSED)
+    with pytest.raises(RefusedError, match="unroll-int8"):
+        make(made, Quantization.INT8, tmp_path)
 
 
 def test_a_model_of_other_things_has_no_front(tmp_path: Path) -> None:

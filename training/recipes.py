@@ -148,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
             "Keyword spotting with convolution and a GRU",
             Task.CLASSIFICATION,
             _WORDS,
-            SpeechConfig("crnn", dropout=0.1),
+            SpeechConfig("crnn", dropout=0.2, mask_time=0.1, mask_bands=0.1),
             replace(_WORDS_TRAINING, learning_rate=3e-3),
         ),
         Recipe(
