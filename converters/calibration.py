@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import SequenceSpec, Signature, TensorSpec
+from edge_dl.bundle import SequenceSpec, Signature, StreamSpec, TensorSpec
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, save_npz
 
@@ -217,6 +217,43 @@ def step_batches(
         chosen |= {int(values.max(axis=1).argmax()), int(values.min(axis=1).argmin())}
     samples = [feeds[index] for index in sorted(chosen)]
     return samples + _returning_extremes(run, signature, samples)
+
+
+def stream_batches(
+    model: str | Path, signature: Signature, stream: StreamSpec, calibration: Calibration, *, seed: int = 0
+) -> list[dict[str, np.ndarray]]:
+    """What a `stream` model takes in single packets, with the states that it really gets into.
+
+    The float32 stream model runs over whole clips, one after another without a pause, as sound comes to a device; the
+    extremes of every state are among what is kept, as for `step_batches`.
+
+    Args:
+        model: the float32 .tflite of the same export.
+        signature: its signature, with states.
+        stream: how it is fed.
+        calibration: whole clips.
+        seed: chooses the sampled packets.
+    """
+    from edge_dl.converters.stream_walk import walk_stream
+
+    run = step_runner(model, signature)
+    batch = signature.inputs[0].shape[0]
+    (clips,) = calibration.x.values()
+    count = max(min(len(clips) // batch, STEP_SEQUENCES), 1)
+    rows = np.arange(count * batch) % len(clips)
+    sound = clips[rows].reshape(batch, -1, *clips.shape[2:]).astype(signature.inputs[0].dtype)
+    feeds, results = [], []
+    for feed, outputs in walk_stream(run, signature.states, stream, sound):
+        feeds.append(feed)
+        results.append({state.input: outputs[state.output] for state in signature.states})
+    rng = np.random.default_rng(seed)
+    chosen = set(rng.permutation(len(feeds))[:STEP_SAMPLES].tolist())
+    for state in signature.states:
+        highest = [float(result[state.input].max()) for result in results]
+        lowest = [float(result[state.input].min()) for result in results]
+        for number in (int(np.argmax(highest)), int(np.argmin(lowest))):
+            chosen |= {number, min(number + 1, len(feeds) - 1)}
+    return [feeds[index] for index in sorted(chosen)]
 
 
 def _returning_extremes(

@@ -496,15 +496,18 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
                     left_out[lowering_name] = f"layer {found[0]['layer']!r}: {found[0]['reason']}"
             continue
         lowering = Lowering(name)
-        found = refusals.get(name, [])
+        by_name = facts.get("by_name", {})
+        found = refusals.get(name, []) or by_name.get(name, [])
         if found:
             reasons = " ".join(f"Layer {item['layer']!r}: {item['reason']}" for item in found)
             todo = " ".join(dict.fromkeys(item["todo"] for item in found))
             raise RefusedError(f"The model cannot be lowered as {name}. {reasons}", todo=todo)
-        if lowering not in allowed:
+        if lowering not in allowed and name not in by_name:
+            reason = "it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."
+            if lowering is Lowering.STREAM:
+                reason = "only a Keras model says which layers it has."
             raise RefusedError(
-                f"The model cannot be lowered as {name}: "
-                + ("it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."),
+                f"The model cannot be lowered as {name}: {reason}",
                 todo=f"Possible: {', '.join(item.value for item in allowed)}.",
             )
         chosen.append(lowering)

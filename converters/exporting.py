@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_dl.bundle import SequenceSpec, Signature, StateSpec, TensorSpec
+from edge_dl.bundle import SequenceSpec, Signature, StateSpec, StreamSpec, TensorSpec, parse_stream
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.signature import Inputs, describe_inputs, name_outputs, output_names
 from edge_dl.errors import EdgeError, StageError, UsageError
@@ -20,6 +20,7 @@ SAVED_MODEL = "saved_model"
 RECORD = "export.json"
 PREDICT = "predict"
 STEP = "step"
+STREAM = "stream"
 
 __all__ = [
     "Export", "LayerRecord", "describe_inputs", "export", "name_outputs", "read_export", "require_tensorflow",
@@ -52,6 +53,7 @@ class Export:
         batch: static batch size.
         signature: inputs, outputs and states by our names, as the manifest holds them (not quantized yet).
         sequence: how a session feeds a `step` model; None for whole inputs.
+        stream: how a session feeds a `stream` model.
         keras_inputs: our input name -> the Keras model's own name.
         keras_outputs: our output name -> the Keras model's own name.
         layers: recurrent layers, in model order.
@@ -63,6 +65,7 @@ class Export:
     batch: int
     signature: Signature
     sequence: SequenceSpec | None = None
+    stream: StreamSpec | None = None
     keras_inputs: Mapping[str, str] = field(default_factory=dict)
     keras_outputs: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerRecord, ...] = ()
@@ -92,20 +95,22 @@ def read_export(folder: str | Path) -> Export:
         raise UsageError("An export folder holds a SavedModel.", received=str(folder), todo="Export the model again.")
     value = read_json(folder / RECORD)
     try:
-        signature, sequence = value["signature"], value["sequence"]
+        described, sequence = value["signature"], value["sequence"]
+        signature = Signature(
+            key=described["key"],
+            inputs=tuple(_tensor_spec(item) for item in described["inputs"]),
+            outputs=tuple(_tensor_spec(item) for item in described["outputs"]),
+            states=tuple(StateSpec(**{**item, "shape": tuple(item["shape"])}) for item in described["states"]),
+        )
         return Export(
             folder=folder,
             lowering=Lowering(value["lowering"]),
             batch=int(value["batch"]),
-            signature=Signature(
-                key=signature["key"],
-                inputs=tuple(_tensor_spec(item) for item in signature["inputs"]),
-                outputs=tuple(_tensor_spec(item) for item in signature["outputs"]),
-                states=tuple(StateSpec(**{**item, "shape": tuple(item["shape"])}) for item in signature["states"]),
-            ),
+            signature=signature,
             sequence=None
             if sequence is None
             else SequenceSpec(tuple(sequence["inputs"]), int(sequence["steps"]), dict(sequence["outputs"])),
+            stream=None if value.get("stream") is None else parse_stream(value["stream"], signature),
             keras_inputs=dict(value["keras_inputs"]),
             keras_outputs=dict(value["keras_outputs"]),
             layers=tuple(LayerRecord(**item) for item in value["layers"]),
@@ -151,8 +156,14 @@ def export(
     for refusal in find_refusals(model, lowering, input_shapes=input_shapes):
         raise refusal.error(lowering)
     states: tuple[StateSpec, ...] = ()
-    sequence = None
-    if lowering is Lowering.STEP:
+    sequence = stream = None
+    if lowering is Lowering.STREAM:
+        from edge_dl.converters.streaming import trace_stream
+
+        streamed = trace_stream(model, inputs)
+        concrete, specs, states = streamed.concrete, streamed.inputs, streamed.states
+        stream, notes = streamed.stream, streamed.notes
+    elif lowering is Lowering.STEP:
         from edge_dl.converters.stepping import trace_step
 
         traced = trace_step(model, inputs, watch_calls(model, inputs))
@@ -166,8 +177,9 @@ def export(
         folder=Path(folder),
         lowering=lowering,
         batch=batch,
-        signature=Signature(STEP if sequence else PREDICT, specs, outputs, states),
+        signature=Signature(STREAM if stream else STEP if sequence else PREDICT, specs, outputs, states),
         sequence=sequence,
+        stream=stream,
         keras_inputs=inputs.keras_names,
         keras_outputs=keras_outputs,
         layers=tuple(LayerRecord(item.path, item.kind, notes.get(item.path, "")) for item in find_recurrent(model)),

@@ -207,6 +207,7 @@ def make_variant(
                 task=manifest["task"],
                 signature=result.signature,
                 sequence=record.sequence if record is not None else None,
+                stream=record.stream if record is not None else None,
                 limits=Limits(**limits),
                 made_by={**manifest["made_by"], "tool": result.tool},
                 min_runtime_version=result.min_runtime_version,

@@ -36,10 +36,11 @@ def lowered(model: Any, lowering: Lowering) -> Iterator[dict[str, str]]:
 
     Raises:
         RefusedError: the lowering cannot carry a layer that was met.
-        UsageError: the lowering is `step`, which needs states: `edge_dl.converters.export` does it.
+        UsageError: the lowering is `step` or `stream`, which need states: `edge_dl.converters.export` does it.
     """
-    if lowering is Lowering.STEP:
-        raise UsageError("A model is lowered as step by exporting it.", received="lowered(model, Lowering.STEP)")
+    if lowering in (Lowering.STEP, Lowering.STREAM):
+        name = lowering.value
+        raise UsageError(f"A model is lowered as {name} by exporting it.", received=f"lowered(model, {name})")
     notes: dict[str, str] = {}
 
     def inner_loop(item: RecurrentLayer, sequence: Any, states: Any, mask: Any, given: bool) -> tuple[Any, Any, Any]:

@@ -17,9 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import Signature
+from edge_dl.bundle import Signature, TensorSpec
 from edge_dl.converters import packing, repairs, tensors
-from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs, step_batches
+from edge_dl.converters.calibration import (
+    Calibration,
+    batches,
+    check_finite,
+    check_inputs,
+    step_batches,
+    stream_batches,
+)
 from edge_dl.converters.exporting import RECORD, Export
 from edge_dl.converters.flat_dense import flatten_int16_dense
 from edge_dl.converters.front import find_front, takes_samples
@@ -103,6 +110,10 @@ class Quantized:
 
 def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
     """Raises RefusedError for a pair that no tool can make, with the reason and what would work instead."""
+    if lowering is Lowering.STREAM and quantization is Quantization.QAT:
+        raise RefusedError(
+            "qat of a stream cannot be made: the quantizers were trained on whole clips.", todo="Use stream-int8."
+        )
     if lowering is not Lowering.NONE and quantization is Quantization.QAT:
         raise RefusedError(
             "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
@@ -192,7 +203,7 @@ def quantize(
         if calibration is None:
             raise _no_calibration(spec)
         check_finite(calibration)
-        check_inputs(calibration, export.signature.inputs, export.sequence)
+        check_inputs(calibration, _whole_inputs(export), export.sequence)
     content, tool, notes = _ROUTES[spec.quantization](export, spec, calibration, options)
     return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
 
@@ -222,7 +233,10 @@ def finish(
     custom = tensors.custom_operators(model)
     if custom and not options.allow_flex:
         raise _not_builtin(custom)
-    states = [{"input": item.input, "output": item.output} for item in export.signature.states] if export else []
+    states: list[dict[str, Any]] = [
+        {"input": item.input, "output": item.output, "silent": item.silent}
+        for item in (export.signature.states if export else ())
+    ]
     key = export.signature.key if export else ""
     if export is not None:
         repairs.unclip_lstm(model)
@@ -457,15 +471,15 @@ def _full_integer(
     import tensorflow as tf
 
     assert calibration is not None
-    if takes_samples(export.signature):
-        if export.lowering is Lowering.FUSED:
-            raise RefusedError(
-                f"{spec.quantization.value} of a speech model with the fused LSTM operator cannot be made: "
-                "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
-                todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
-            )
-        return _static(float_model(export).read_bytes(), spec, calibration, options)
+    if takes_samples(export.signature) and export.lowering is Lowering.FUSED:
+        raise RefusedError(
+            f"{spec.quantization.value} of a speech model with the fused LSTM operator cannot be made: "
+            "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
+            todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
+        )
     feeds = _feeds(export, calibration)
+    if takes_samples(export.signature):
+        return _static(float_model(export).read_bytes(), spec, feeds, options)
     sets = tf.lite.OpsSet
     wide = spec.quantization is Quantization.INT16X8
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
@@ -497,8 +511,18 @@ def _full_integer(
         return content, tool, [note]
 
 
+def _whole_inputs(export: Export) -> tuple[TensorSpec, ...]:
+    """What calibration samples must look like: of a stream, whole clips."""
+    if export.stream is None:
+        return export.signature.inputs
+    (spec,) = export.signature.inputs
+    return (TensorSpec(spec.name, (spec.shape[0], export.stream.clip, *spec.shape[2:]), spec.dtype),)
+
+
 def _feeds(export: Export, calibration: Calibration) -> list[dict[str, np.ndarray]]:
     """Calibration samples as the export's signature takes them."""
+    if export.stream is not None:
+        return stream_batches(float_model(export), export.signature, export.stream, calibration)
     if export.sequence is not None:
         return step_batches(float_model(export), export.signature, export.sequence, calibration)
     return list(batches(calibration, export.signature.inputs))
@@ -569,7 +593,11 @@ def quantize_tflite(
                     "no calibration or no kernel for it.",
                     todo="Start from the Keras model: step, unroll and (int8) fused can be made from it.",
                 )
-        return _static(content, spec, calibration, options)
+        if calibration is None:
+            raise _no_calibration(spec)
+        signature = tensors.signature_of(tensors.read(content))
+        check_inputs(calibration, signature.inputs, None)
+        return _static(content, spec, list(batches(calibration, signature.inputs)), options)
     if spec.quantization is Quantization.FLOAT16:
         return _half(content), "ai-edge-quantizer float16 weights", []
     if spec.quantization is Quantization.INT4 and operators[tensors.LSTM]:
@@ -598,13 +626,8 @@ def _half(content: bytes) -> bytes:
 
 
 def _static(
-    content: bytes, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
+    content: bytes, spec: VariantSpec, feeds: list[dict[str, np.ndarray]], options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
-    if calibration is None:
-        raise _no_calibration(spec)
-    signature = tensors.signature_of(tensors.read(content))
-    check_inputs(calibration, signature.inputs, None)
-    feeds = list(batches(calibration, signature.inputs))
     exceptions = _exceptions(content, options)
     if spec.quantization is Quantization.MIXED:
         return quantize_static(content, feeds, exceptions=exceptions), MIXING, []

@@ -79,6 +79,11 @@ def find_refusals(
     found = find_recurrent(model)
     if lowering is Lowering.NONE:
         return []
+    if lowering is Lowering.STREAM:
+        from edge_dl.converters.stream_plan import find_stream_refusals
+
+        cells = [refusal for item in found for refusal in _by_class(item, lowering)]
+        return cells or find_stream_refusals(model, describe_inputs(model, input_shapes=input_shapes))
     if not found:
         return [Refusal(model.name, "It has no recurrent layer.", "Convert it with the lowering none.")]
     refusals = [refusal for item in found for refusal in _by_class(item, lowering)]
@@ -180,7 +185,7 @@ def _by_class(item: RecurrentLayer, lowering: Lowering) -> list[Refusal]:
             refusals.append(Refusal(item.path, reason, f"Use one of these. {AS_KERAS}"))
     if refusals:
         return refusals
-    if layer.stateful and lowering is not Lowering.STEP:
+    if layer.stateful and lowering not in (Lowering.STEP, Lowering.STREAM):
         reason = (
             "It is stateful: what it answers depends on the calls before, and one call of this lowering has no past."
         )

@@ -32,7 +32,8 @@ class Source(Protocol):
 
         Returns:
             "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
-            "reason", "todo"}]}, "shapes" {input: shape} to export with.
+            "reason", "todo"}]}, "by_name" the same for lowerings that are made only when asked for by name,
+            "shapes" {input: shape} to export with.
         """
 
     def export(
@@ -107,6 +108,7 @@ class KerasSource:
             for lowering in (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP):
                 found = find_refusals(self.model, lowering, input_shapes=shapes)
                 refusals[lowering.value] = [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
+        by_name = find_refusals(self.model, Lowering.STREAM, input_shapes=shapes)
         allowed = [name for name, found in refusals.items() if not found]
         if allowed:  # A layer that no lowering knows cannot be watched either.
             for call in watch_calls(self.model, inputs):
@@ -116,6 +118,9 @@ class KerasSource:
             "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
             "allowed": allowed or [Lowering.NONE.value],
             "refusals": refusals,
+            "by_name": {
+                Lowering.STREAM.value: [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in by_name]
+            },
             "shapes": {name: list(shape) for name, shape in shapes.items()},
         }
 
@@ -128,11 +133,14 @@ class KerasSource:
         return export(self.model, folder, lowering, batch=batch, input_shapes=input_shapes).to_json()
 
     def whole_inputs(self, export: Path) -> tuple[TensorSpec, ...]:
-        """Inputs by our names; a step export holds one step of some of them, so its sequence length is put back."""
+        """Inputs by our names; where an export takes a step or a packet of one, the whole length is put back."""
         from edge_dl.converters.exporting import read_export
 
         record = read_export(export)
-        steps = record.sequence
+        steps, stream = record.sequence, record.stream
+        if stream is not None:
+            (spec,) = record.signature.inputs
+            return (TensorSpec(spec.name, (spec.shape[0], stream.clip, *spec.shape[2:]), spec.dtype),)
         return tuple(
             TensorSpec(spec.name, (spec.shape[0], steps.steps, *spec.shape[2:]), spec.dtype)
             if steps is not None and spec.name in steps.inputs

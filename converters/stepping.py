@@ -80,7 +80,7 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
     ]
     pooled: list[tuple[int, ...]] = [(specs[0].shape[0], layer.input.shape[2]) for layer in means]
     taken = {spec.name for spec in specs} | set(unique_names(output_names(model)))
-    states = _state_specs(shapes + pooled, taken)
+    states = state_specs([(shape, "float32", 0) for shape in shapes + pooled], taken)
     notes: dict[str, str] = {}
 
     def step(**tensors: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
             return last, outputs, new
 
         sums = dict(zip(map(id, means), before[len(shapes) :], strict=True))
-        with in_float32(model), replaced_loops(model, inner_loop), _any_length(model), _summing(means, sums, steps):
+        with in_float32(model), replaced_loops(model, inner_loop), any_length(model), _summing(means, sums, steps):
             outputs = name_outputs(model, model(inputs.pack(tensors), training=False))
         results = {name: tf.identity(value) for name, value in outputs.items()}
         after += [sums[id(layer)] for layer in means]
@@ -116,12 +116,20 @@ def trace_step(model: Any, inputs: Inputs, calls: Sequence[LayerCall], seed: int
     return StepModel(concrete, specs, states, SequenceSpec(names, steps, kinds), notes)
 
 
-def _state_specs(shapes: Sequence[tuple[int, ...]], taken: set[str]) -> tuple[StateSpec, ...]:
-    """One a state, named state_0, state_1, .., with more underscores where the model has such a name itself."""
+def state_specs(needs: Sequence[tuple[tuple[int, ...], str, int]], taken: set[str]) -> tuple[StateSpec, ...]:
+    """One a state, named state_0, state_1, .., with more underscores where the model has such a name itself.
+
+    Args:
+        needs: shape with the batch axis, type, and calls from the start in which it stays zero.
+        taken: the model's own names.
+    """
     name = "state_"
-    while any(f"{prefix}{name}{i}" in taken for i in range(len(shapes)) for prefix in ("", "next_")):
+    while any(f"{prefix}{name}{i}" in taken for i in range(len(needs)) for prefix in ("", "next_")):
         name += "_"
-    return tuple(StateSpec(f"{name}{i}", f"next_{name}{i}", shape) for i, shape in enumerate(shapes))
+    return tuple(
+        StateSpec(f"{name}{i}", f"next_{name}{i}", shape, dtype, silent=silent)
+        for i, (shape, dtype, silent) in enumerate(needs)
+    )
 
 
 def sequence_inputs(model: Any, inputs: Inputs, steps: int) -> tuple[str, ...]:
@@ -258,14 +266,14 @@ def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]
     if "last" in incoming:
         reason = "It joins every step with what only the last one gives."
         found.append(Refusal(path, reason, _USE_WHILE))
-    reason = _mixes_time(operation, len(node.input_tensors[0].shape))
+    reason = mixes_time(operation, len(node.input_tensors[0].shape))
     if reason:
         found.append(Refusal(path, reason, _USE_WHILE))
     steps = next(tensor.shape[1] for tensor, kind in zip(node.input_tensors, incoming, strict=True) if kind == "each")
     return ["each" if len(t.shape) > 1 and t.shape[1] == steps else "last" for t in node.outputs]
 
 
-def _mixes_time(operation: Any, rank: int) -> str:
+def mixes_time(operation: Any, rank: int) -> str:
     """Why one of Keras' own layers or operations does not treat each step by itself; "" where it does, or where nothing
     is known. `rank` is the number of axes of what it takes.
     """
@@ -330,7 +338,7 @@ def _summing(layers: Sequence[Any], sums: dict[int, Any], steps: int) -> Iterato
 
 
 @contextlib.contextmanager
-def _any_length(model: Any) -> Iterator[None]:
+def any_length(model: Any) -> Iterator[None]:
     """Let functional models inside `model` take another number of steps than they were built for."""
 
     def accept(*arguments: Any) -> None:
@@ -359,7 +367,7 @@ def _check_steps(
     """
     import tensorflow as tf
 
-    values = _random_inputs(model, inputs, np.random.default_rng(seed))
+    values = random_inputs(model, inputs, np.random.default_rng(seed))
     with as_reference(model):
         whole = name_outputs(model, model(inputs.pack({n: tf.constant(v) for n, v in values.items()}), training=False))
     expected = {name: np.asarray(value) for name, value in whole.items()}
@@ -399,7 +407,7 @@ def _not_causal(model: Any, reason: str) -> RefusedError:
     return RefusedError(f"Model {model.name!r} cannot be lowered as step: {reason}.{suspects}", todo=_USE_WHILE)
 
 
-def _random_inputs(model: Any, inputs: Inputs, generator: np.random.Generator) -> dict[str, np.ndarray]:
+def random_inputs(model: Any, inputs: Inputs, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Random input that a model takes: tokens within its vocabulary, and some masked steps where it masks."""
     import keras
 

@@ -178,7 +178,8 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
 
     Args:
         model: a `ModelT`.
-        states: pairs of input and output that are a state, each with keys "input" and "output".
+        states: pairs of input and output that are a state, each with keys "input" and "output", and "silent" where it
+            has one.
         key: the signature's key; empty: the only one. A file without signatures gets "predict" and its tensors' names.
 
     Raises:
@@ -198,9 +199,11 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
         tensors = model.subgraphs[definition.subgraphIndex].tensors
         inputs = {text_of(item.name): tensors[item.tensorIndex] for item in definition.inputs}
         outputs = {text_of(item.name): tensors[item.tensorIndex] for item in definition.outputs}
+    states = list(states)
     pairs = [(state["input"], state["output"]) for state in states]
+    silent = [int(state.get("silent", 0)) for state in states]
     state_specs = []
-    for name, result in pairs:
+    for (name, result), calls in zip(pairs, silent, strict=True):
         source, target = _tensor_spec(name, inputs[name]), _tensor_spec(result, outputs[result])
         state_specs.append(
             StateSpec(
@@ -212,6 +215,7 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
                 zero_point=source.zero_point,
                 output_scale=target.scale,
                 output_zero_point=target.zero_point,
+                silent=calls,
             )
         )
     hidden_inputs, hidden_outputs = {name for name, _ in pairs}, {name for _, name in pairs}

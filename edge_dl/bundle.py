@@ -30,6 +30,7 @@ MOST_GOLDEN_BYTES = 1 << 30
 
 DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 SEQUENCE_OUTPUTS = ("each", "last")
+STREAM_EQUALITIES = ("window", "start")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A state that a `step` model takes as `input` and gives back as `output`; it starts at real zero.
+    """A state that a `step` or `stream` model takes as `input` and gives back as `output`; it starts at real zero.
 
-    `scale` and `zero_point` are those of the input; `output_scale` and `output_zero_point` those of the output.
+    `scale` and `zero_point` are those of the input; `output_scale` and `output_zero_point` those of the output. After
+    each of the first `silent` calls it is set back to zero: what came out was not made of the stream yet.
     """
 
     input: str
@@ -66,6 +68,7 @@ class StateSpec:
     zero_point: int = 0
     output_scale: float = 0.0
     output_zero_point: int = 0
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,50 @@ class SequenceSpec:
     inputs: tuple[str, ...]
     steps: int
     outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StreamOutput:
+    """How an output comes out of a stream.
+
+    Attributes:
+        kind: "last": one answer a call; "each": frames, some a call.
+        first: for "last" the call (counted from 0) that gives the first whole clip's answer, for "each" the place of
+            the clip's frame 0 among all frames that the calls give.
+        frames: for "each", frames of a whole clip; for "last" 1.
+    """
+
+    kind: str
+    first: int
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """How a session runs a `stream` model. Slots are what its input's second axis counts: samples, or frames.
+
+    Attributes:
+        input: the input that is streamed, `packet` slots a call.
+        packet: slots a call.
+        lead: slots of zeros in front of the stream.
+        clip: slots of the whole-clip model.
+        rate: slots a second where they are samples of sound; 0: not known.
+        late: slots that the answer of a call does not look at yet, at the end of what was given.
+        equal: "window": answer i is the whole-clip model's on slots i * packet to i * packet + clip; "start": answer 0
+            is the whole-clip model's on the stream's first `clip` slots, and later ones remember all since its start.
+        outputs: by name.
+        recomputed: layers that are given the whole last clip at every call.
+    """
+
+    input: str
+    packet: int
+    lead: int
+    clip: int
+    rate: int
+    late: int
+    equal: str
+    outputs: Mapping[str, StreamOutput]
+    recomputed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +171,7 @@ class Manifest:
     task: str
     signature: Signature
     sequence: SequenceSpec | None = None
+    stream: StreamSpec | None = None
     limits: Limits = field(default_factory=Limits)
     labels: str | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +186,11 @@ class Manifest:
         value = dataclasses.asdict(self)
         if self.sequence is None:
             del value["sequence"]
+        if self.stream is None:
+            del value["stream"]
+        for state in value["signature"]["states"]:
+            if not state["silent"]:
+                del state["silent"]
         if self.labels is None:
             del value["labels"]
         if self.threshold is None:
@@ -276,6 +329,7 @@ def parse_manifest(value: Any) -> Manifest:
         task=_text(fields.get("task"), "task"),
         signature=signature,
         sequence=None if sequence is None else _sequence(sequence, signature),
+        stream=None if fields.get("stream") is None else parse_stream(fields["stream"], signature),
         limits=_limits(fields.get("limits", {})),
         labels=labels,
         made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
@@ -369,6 +423,7 @@ def _state(value: Any, name: str) -> StateSpec:
         zero_point=_integer(fields.get("zero_point", 0), f"{name}.zero_point"),
         output_scale=_scale(fields.get("output_scale", 0.0), f"{name}.output_scale"),
         output_zero_point=_integer(fields.get("output_zero_point", 0), f"{name}.output_zero_point"),
+        silent=_integer(fields.get("silent", 0), f"{name}.silent", low=0),
     )
 
 
@@ -402,6 +457,60 @@ def _sequence(value: Any, signature: Signature) -> SequenceSpec:
     if not inputs or not set(inputs) <= {spec.name for spec in signature.inputs}:
         raise _field_error("sequence.inputs", f"{list(inputs)} instead of names of inputs")
     return SequenceSpec(inputs=inputs, steps=_integer(fields.get("steps"), "sequence.steps", low=1), outputs=outputs)
+
+
+def parse_stream(value: Any, signature: Signature) -> StreamSpec:
+    """Build a `StreamSpec` from parsed JSON, checking every field against the model's signature.
+
+    Raises:
+        UsageError: a field is missing, of the wrong type, or does not fit.
+    """
+    fields = _mapping(value, "stream")
+    outputs = {}
+    for name, entry in _mapping(fields.get("outputs"), "stream.outputs").items():
+        item = _mapping(entry, f"stream.outputs[{name!r}]")
+        kind = item.get("kind")
+        if kind not in SEQUENCE_OUTPUTS:
+            raise _field_error(f"stream.outputs[{name!r}]", f"{kind!r} instead of one of {SEQUENCE_OUTPUTS}")
+        first, frames = (
+            _integer(item.get(key), f"stream.outputs[{name!r}].{key}", low=0) for key in ("first", "frames")
+        )
+        outputs[name] = StreamOutput(str(kind), first, frames)
+    if set(outputs) != {spec.name for spec in signature.outputs}:
+        raise _field_error("stream.outputs", f"{sorted(outputs)} instead of every output's name")
+    fed = [spec for spec in signature.inputs if spec.name == fields.get("input")]
+    packet = _integer(fields.get("packet"), "stream.packet", low=1)
+    if len(fed) != 1 or len(signature.inputs) != 1 or len(fed[0].shape) < 2 or fed[0].shape[1] != packet:
+        raise _field_error("stream.input", f"{fields.get('input')!r}, which does not take {packet} slots a call")
+    if fields.get("equal") not in STREAM_EQUALITIES:
+        raise _field_error("stream.equal", f"{fields.get('equal')!r} instead of one of {STREAM_EQUALITIES}")
+    lead = _integer(fields.get("lead"), "stream.lead", low=0)
+    if lead >= packet:
+        raise _field_error("stream.lead", f"{lead}, which is a packet of {packet} or more")
+    clip = _integer(fields.get("clip"), "stream.clip", low=1)
+    late = _integer(fields.get("late"), "stream.late", low=0)
+    if late > clip:
+        raise _field_error("stream.late", f"{late}, which is more than a clip of {clip}")
+    for name, output in outputs.items():
+        shape = next(spec.shape for spec in signature.outputs if spec.name == name)
+        if output.kind == "each" and (len(shape) < 2 or shape[1] < 1):
+            raise _field_error(f"stream.outputs[{name!r}]", f"frames of an output of shape {shape}")
+        calls = output.first + 1 if output.kind == "last" else (output.first + output.frames) / shape[1]
+        # The clip's answer comes with the packet that it ends in, or as much later as frames are late.
+        if (calls - 1) * packet > lead + clip + late:
+            raise _field_error(f"stream.outputs[{name!r}]", f"an answer after {calls:g} packets of {packet}")
+    recomputed = _list(fields.get("recomputed", []), "stream.recomputed")
+    return StreamSpec(
+        input=fed[0].name,
+        packet=packet,
+        lead=lead,
+        clip=clip,
+        rate=_integer(fields.get("rate"), "stream.rate", low=0),
+        late=late,
+        equal=str(fields["equal"]),
+        outputs=outputs,
+        recomputed=tuple(_text(item, "stream.recomputed") for item in recomputed),
+    )
 
 
 def _limits(value: Any) -> Limits:

@@ -203,6 +203,9 @@ class SpeechConfig:
         normalization: "fitted" (each feature by its mean and deviation over the training part), "utterance" (over the
             sound itself), "running" (by what was heard so far, for streams) or "none".
         memory: share of the running mean that stays from frame to frame (running normalization only).
+        padding: what convolutions see beyond the ends of a sound: "same" (zeros on both sides), "valid" (nothing:
+            fewer frames come out) or "causal" (zeros before its start alone). A stream has no end, so "same" cannot
+            stream.
         units: channels or units of each layer or block; empty: the network's own.
         heads: attention heads (transformer only).
         bidirectional: whether recurrent layers read both ways (ctc only): better, and no stream can be transcribed.
@@ -223,6 +226,7 @@ class SpeechConfig:
     transform: str = "rfft"
     normalization: str = "fitted"
     memory: float = 0.98
+    padding: str = "same"
     units: tuple[int, ...] = ()
     heads: int = 2
     bidirectional: bool = False

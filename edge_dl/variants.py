@@ -7,9 +7,10 @@ from enum import Enum
 
 
 class Lowering(str, Enum):
-    """How recurrent layers become TFLite operators.
+    """How layers that look over time become TFLite operators.
 
-    `none` is for models without a recurrent layer: nothing to lower.
+    `none` is for models without a recurrent layer: nothing to lower. `step` is one time step a call, `stream` one
+    packet of samples or frames, each with what is remembered as states in and out.
     """
 
     NONE = "none"
@@ -17,6 +18,7 @@ class Lowering(str, Enum):
     UNROLL = "unroll"
     FUSED = "fused"
     STEP = "step"
+    STREAM = "stream"
 
 
 class Quantization(str, Enum):

@@ -114,7 +114,7 @@ def run_bench(
 
     Writes bench/<variant>.json, bench/comparisons.json ({"baseline": name, "comparisons": [each variant against the
     baseline, "errors": {name: why there is none}]}) and bench/selection.json. The baseline is a float32 variant: of
-    the first lowering in the order none, while, unroll, fused, step.
+    the first lowering in the order none, while, unroll, fused, step, stream.
 
     Args:
         run: the run folder.

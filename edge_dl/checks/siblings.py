@@ -69,9 +69,9 @@ def find_in_run(
     sibling = folder / "variants" / VariantSpec(lowering, Quantization.FLOAT32).name
     raw = folder / "export" / lowering.value / "float32.tflite"
     if reference is None:
-        # The export's own file does for a whole model; a `step` model needs a bundle, which knows its states.
+        # The export's own file does for a whole model; one with states needs a bundle, which knows them.
         found = [sibling] if (sibling / MANIFEST).is_file() else [raw] if raw.is_file() else []
-        if not found or (found[0] == raw and lowering is Lowering.STEP):
+        if not found or (found[0] == raw and lowering in (Lowering.STEP, Lowering.STREAM)):
             raise UsageError(
                 "A variant is compared with the float32 variant of its lowering.",
                 received=f"{folder} without {sibling.name}",

@@ -64,9 +64,12 @@ class Trace:
         self.inputs, self.outputs = signature.inputs, signature.outputs
 
     def calls(self, sample: Sample) -> Iterator[int]:
-        """Run the model on one sample; yields the number of the call after each: one a time step of a `step` model."""
+        """Run the model on one sample; yields the number of the call after each: one a time step or packet."""
         session = self.session
         fed = {name: sample[name] for name in session.inputs}
+        if session.stream:
+            yield from self._packets(fed[session.stream["input"]])
+            return
         if not session.is_step:
             session.predict(fed)
             yield 0
@@ -78,6 +81,19 @@ class Trace:
                 now = {name: np.repeat(value[np.newaxis], session.batch, 0) for name, value in now.items()}
             session.step(now)
             yield step
+
+    def _packets(self, clip: np.ndarray) -> Iterator[int]:
+        session = self.session
+        assert session.stream is not None
+        packet, lead = session.stream["packet"], session.stream["lead"]
+        rest = [(0, 0)] * (clip.ndim - 1)
+        count = (lead + len(clip)) // packet
+        padded = np.pad(clip, [(lead, 0), *rest])
+        session.reset()
+        for number in range(count):
+            now = padded[number * packet : (number + 1) * packet]
+            session.packet(np.repeat(now[np.newaxis], session.batch, 0) if session.batch > 1 else now)
+            yield number
 
     def stored(self, index: int) -> np.ndarray | None:
         """A tensor as the last call left it; None where the interpreter does not give it."""

@@ -333,6 +333,41 @@ def search(
 
 @app.command()
 @guarded
+def listen(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of the lowering stream, or a run folder that has one.")],
+    source: Annotated[str, typer.Argument(help="A wav file, or - for standard input: wav, or bare s16le.")] = "",
+    microphone: Annotated[bool, typer.Option("--microphone", help="Listen to the microphone (sounddevice).")] = False,
+    device: Annotated[str, typer.Option("--device", help="Which microphone: part of its name, or its number.")] = "",
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.0, max=1.0, help="Smoothed score at which a word counts as heard.")
+    ] = 0.5,
+    smoothing: Annotated[
+        float, typer.Option("--smoothing", min=0.0, help="Seconds of scores that are averaged.")
+    ] = 0.2,
+    refractory: Annotated[
+        float | None, typer.Option("--refractory", min=0.0, help="Seconds without another word; by default one clip.")
+    ] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Print every score, not words alone.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Listen to a file, a pipe or a microphone, and print each word when it is heard."""
+    from edge_dl.cli import listen as listening
+
+    listening.listen(
+        bundle,
+        source,
+        microphone=microphone,
+        device=device,
+        threshold=threshold,
+        smoothing=smoothing,
+        refractory=refractory,
+        scores=scores,
+        json=json,
+    )
+
+
+@app.command()
+@guarded
 def same(
     first: Annotated[Path, typer.Argument(help="A photo.")],
     second: Annotated[Path, typer.Argument(help="Another one.")],

@@ -61,12 +61,27 @@ class RunningNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalize (batch, frames, features); the number of frames is fixed."""
-        steps = np.arange(inputs.shape[1])
-        age = steps[:, None] - steps[None, :]
-        # What of x(s) is left at t; m's own start is taken off first and so has a share in nothing.
-        shares = np.where(age >= 0, (1 - self.memory) * self.memory ** np.maximum(age, 0), 0.0)
+        # What m starts from is taken off first, and so has a share in nothing.
         values = ops.cast(inputs, "float32") - _constant(self.mean)
-        return (values - ops.matmul(_constant(shares), values)) * _constant(self.factor)
+        return (values - ops.matmul(_constant(self._shares(inputs.shape[1])), values)) * _constant(self.factor)
+
+    def state_shape(self, input_shape: Any) -> tuple[int, ...]:
+        """Shape of what `advance` carries on for frames of `input_shape`: m less its start, zero at first."""
+        return (int(input_shape[0]), int(input_shape[-1]))
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        """The next frames (batch, frames, features) of a stream, and the state after them."""
+        count = inputs.shape[1]
+        values = ops.cast(inputs, "float32") - _constant(self.mean)
+        left = self.memory ** np.arange(1, count + 1)[:, None]
+        running = ops.matmul(_constant(self._shares(count)), values) + state[:, None] * _constant(left)
+        return (values - running) * _constant(self.factor), running[:, -1]
+
+    def _shares(self, count: int) -> np.ndarray:
+        """What of frame s is left in m at frame t, (t, s)."""
+        steps = np.arange(count)
+        age = steps[:, None] - steps[None, :]
+        return np.where(age >= 0, (1 - self.memory) * self.memory ** np.maximum(age, 0), 0.0)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's shape."""

@@ -9,6 +9,7 @@ after is the network. Layers carry stable names.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from edge_dl.runtime.spectra import Spectrum, features
 
 INPUT = "sound"
 NORMALIZATIONS = ("fitted", "utterance", "running", "none")
+PADDINGS = ("same", "valid", "causal")
 # Above it telephones and MP3 have nothing, and speech has little.
 HIGHEST = 7_600.0
 # Mean and deviation of a feature are known well enough from so many sounds.
@@ -94,8 +96,9 @@ def ds_cnn(h: Any, config: SpeechConfig) -> Any:
         h = keras.layers.Dropout(config.dropout / 2, name="dropout_conv")(h)
     for number, filters in enumerate(others, start=1):
         name = f"separable_{number}"
+        h, padding = _padded(h, (3, 3), (1, 1), config, f"{name}_pad")
         h = keras.layers.DepthwiseConv2D(
-            3, padding="same", use_bias=False, depthwise_regularizer=_penalty(config), name=f"{name}_depthwise"
+            3, padding=padding, use_bias=False, depthwise_regularizer=_penalty(config), name=f"{name}_depthwise"
         )(h)
         h = keras.layers.BatchNormalization(name=f"{name}_depthwise_norm")(h)
         h = keras.layers.ReLU(name=f"{name}_depthwise_relu")(h)
@@ -126,7 +129,7 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
     """
     blocks = config.units or (64,) * 3
     h = keras.layers.Conv1D(
-        blocks[0], 5, strides=2, padding="same", kernel_regularizer=_penalty(config), name="tokens"
+        blocks[0], 5, strides=2, padding=config.padding, kernel_regularizer=_penalty(config), name="tokens"
     )(h)
     h = LearnedPositions(name="positions")(h)
     for number, units in enumerate(blocks, start=1):
@@ -158,7 +161,7 @@ def ctc(h: Any, config: SpeechConfig) -> Any:
             channels,
             5,
             strides=2,
-            padding="same",
+            padding=config.padding,
             use_bias=False,
             kernel_initializer="he_normal",
             kernel_regularizer=_penalty(config),
@@ -207,11 +210,14 @@ def _convolution(
     size: int | tuple[int, int],
     strides: int | tuple[int, int] = 1,
 ) -> Any:
+    sizes = (size, size) if isinstance(size, int) else size
+    steps = (strides, strides) if isinstance(strides, int) else strides
+    h, padding = _padded(h, sizes, steps, config, f"{name}_pad")
     h = keras.layers.Conv2D(
         filters,
         size,
         strides=strides,
-        padding="same",
+        padding=padding,
         use_bias=False,
         kernel_initializer="he_normal",
         kernel_regularizer=_penalty(config),
@@ -219,6 +225,30 @@ def _convolution(
     )(h)
     h = keras.layers.BatchNormalization(name=f"{name}_norm")(h)
     return keras.layers.ReLU(name=f"{name}_relu")(h)
+
+
+def _padded(
+    h: Any, size: tuple[int, int], strides: tuple[int, int], config: SpeechConfig, name: str
+) -> tuple[Any, str]:
+    """(batch, frames, bands, channels) with the zeros that `config.padding` asks for, and how to convolve then.
+
+    Bands are always padded as "same" does; frames beyond the sound's ends are what the setting is about.
+    """
+    if config.padding == "same" or size == (1, 1):
+        return h, "same"
+    if h.shape[1] + (size[0] - 1) * (config.padding == "causal") < size[0]:
+        raise UsageError(
+            "model.padding=valid must leave frames for every convolution.",
+            received=f"{h.shape[1]} frames for one of {size[0]}",
+            todo="Give longer sounds, fewer layers, or model.padding=causal.",
+        )
+    before = size[0] - 1 if config.padding == "causal" else 0
+    bands = h.shape[2]
+    missing = max((math.ceil(bands / strides[1]) - 1) * strides[1] + size[1] - bands, 0)
+    sides = (missing // 2, missing - missing // 2)
+    if before or missing:
+        h = keras.layers.ZeroPadding2D(((before, 0), sides), name=name)(h)
+    return h, "valid"
 
 
 def _recurrent(h: Any, cell: Any, units: tuple[int, ...] | list[int], config: SpeechConfig) -> Any:
@@ -251,6 +281,7 @@ def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
     one_of("model.network", config.network, NETWORKS)
     one_of("model.transform", config.transform, TRANSFORMS)
     one_of("model.normalization", config.normalization, NORMALIZATIONS)
+    one_of("model.padding", config.padding, PADDINGS)
     wanted = Task.TRANSCRIPTION if config.network == "ctc" else Task.CLASSIFICATION
     if task is not wanted:
         raise UsageError(f"The network {config.network} is for {wanted.value}.", received=f"task {task.value}")

@@ -21,7 +21,7 @@ NOT_MADE = "not-made"
 CONVERTED = "converted"
 
 Reader = Callable[[str, "dict[str, Any]"], "dict[str, Any] | None"]
-_LOWERINGS = ("none", "while", "unroll", "fused", "step")
+_LOWERINGS = ("none", "while", "unroll", "fused", "step", "stream")
 _QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4", "mixed", "qat")
 
 

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from edge_dl.runtime.evaluation import predict_all
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
+    from edge_dl.runtime.streams import Detection, Detector, Score, StreamSession
 
 __all__ = [
     "RUNTIMES",
+    "Detection",
+    "Detector",
     "Interpreter",
     "Sampling",
+    "Score",
     "Session",
     "Spec",
+    "StreamSession",
     "Vocabulary",
     "agent",
     "escape_label",
@@ -41,6 +46,10 @@ __all__ = [
 _HOMES = {
     "predict_all": "evaluation",
     "run_guarded": "guard",
+    "Detection": "streams",
+    "Detector": "streams",
+    "Score": "streams",
+    "StreamSession": "streams",
     "Sampling": "generation",
     "Vocabulary": "generation",
     "generate": "generation",

@@ -86,10 +86,14 @@ class Spec(NamedTuple):
 
 
 class State(NamedTuple):
-    """A state that a `step` model takes as `input` and gives back as `output`; it starts at real zero."""
+    """A state that a `step` or `stream` model takes as `input` and gives back as `output`.
+
+    It starts at real zero, and is set back to it after each of the first `silent` calls.
+    """
 
     input: str
     output: str
+    silent: int = 0
 
 
 def quantize(values: np.ndarray, spec: Spec) -> np.ndarray:
@@ -482,6 +486,7 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         for item in signature["inputs"] + signature["outputs"] + signature.get("states", []):
             for key in ("input", "output") if "input" in item else ("name",):
                 str(item[key])
+            int(item.get("silent", 0))
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -515,7 +520,8 @@ class Session:
         manifest: the bundle's manifest; None for a bare .tflite.
         interpreter: the `Interpreter`.
         inputs, outputs: `Spec` by name, without states.
-        states: of a `step` model.
+        states: of a `step` or `stream` model.
+        stream: the manifest's words on how a `stream` model is fed; None for others.
         batch: samples a call takes; 0 where the tensors share no batch axis, so that a call is one sample.
     """
 
@@ -545,7 +551,9 @@ class Session:
             model, runtime=runtime, threads=threads, delegate=delegate, signature=signature, keep_tensors=keep_tensors
         )
         described = self.manifest["signature"] if self.manifest else {}
-        self.states = [State(item["input"], item["output"]) for item in described.get("states", [])]
+        self.states = [
+            State(item["input"], item["output"], int(item.get("silent", 0))) for item in described.get("states", [])
+        ]
         self._check_signature(described)
         taken, given = {state.input for state in self.states}, {state.output for state in self.states}
         self.inputs = {name: spec for name, spec in self.interpreter.inputs.items() if name not in taken}
@@ -555,6 +563,8 @@ class Session:
         self._each = {name for name, kind in sequence.get("outputs", {}).items() if kind == "each"}
         if not set(self.sequence_inputs) <= set(self.inputs) or not self._each <= set(self.outputs):
             raise _usage("A bundle's sequence must name inputs and outputs of its model.", json.dumps(sequence))
+        self.stream: dict[str, Any] | None = (self.manifest or {}).get("stream")
+        self._check_stream()
         edges = list(self.interpreter.inputs.values()) + list(self.interpreter.outputs.values())
         first = {abs(spec.shape[0]) if spec.shape else 0 for spec in edges}  # abs: a free batch (-1) is called with 1.
         self.batch = first.pop() if len(first) == 1 else 0
@@ -562,11 +572,12 @@ class Session:
             raise _usage(
                 "A step model's tensors must share their batch axis.", str([list(edge.shape) for edge in edges])
             )
-        if self.is_step and (self.interpreter._runner or any(-1 in edge.shape for edge in edges)):
+        if (self.is_step or self.stream) and (self.interpreter._runner or any(-1 in edge.shape for edge in edges)):
             raise _usage("A step model must have static shapes and its signature in the main graph.", self.path)
         inside, outside = self.interpreter._in, self.interpreter._out
         self._links = [(inside[one.input], outside[one.output], self._requantizer(one)) for one in self.states]
         self.used = False
+        self._calls = 0
         self._current: Arrays = {}
         self.reset()
 
@@ -574,6 +585,30 @@ class Session:
     def is_step(self) -> bool:
         """Whether the model takes one time step a call."""
         return bool(self.sequence_inputs)
+
+    def _check_stream(self) -> None:
+        """Compare what the manifest says of a stream with the model."""
+        if self.stream is None:
+            return
+        stream = self.stream
+        try:
+            items = list(stream["outputs"].items())
+            whole = [stream[key] for key in ("packet", "lead", "clip", "late")]
+            whole += [item[key] for _, item in items for key in ("first", "frames")]
+            fits = all(type(value) is int and value >= 0 for value in whole)
+            fits = fits and list(self.inputs) == [stream["input"]] and {name for name, _ in items} == set(self.outputs)
+            packet, lead, clip, late = whole[:4]
+            shape = self.inputs[stream["input"]].shape
+            fits = fits and len(shape) > 1 and shape[1] == packet > lead and late <= clip
+            for name, item in items:
+                each = item["kind"] == "each"
+                calls = (item["first"] + item["frames"]) / self.outputs[name].shape[1] if each else item["first"] + 1
+                # The clip's answer comes with the packet that it ends in, or as much later as frames are late.
+                fits = fits and item["kind"] in ("each", "last") and (calls - 1) * packet <= lead + clip + late
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
+            fits = False
+        if not fits:
+            raise _usage("A bundle's stream must describe its model.", json.dumps(stream), "Make the bundle again.")
 
     def _check_signature(self, described: dict[str, Any]) -> None:
         """Compare the manifest's signature with the model's."""
@@ -602,6 +637,7 @@ class Session:
     def reset(self) -> None:
         """Every state back to real zero, the model's own variables too."""
         self.interpreter.reset()
+        self._calls = 0
         for state in self.states:
             spec = self.interpreter.inputs[state.input]
             self._current[state.input] = np.full(spec.shape, spec.zero_point, spec.dtype)
@@ -618,6 +654,7 @@ class Session:
             inputs: by input name (or the array alone for a model with one input), real numbers or tokens. An array of
                 the input's rank without its batch axis is one sample; with one more axis in front, many samples. Inputs
                 of a step model that are fed step by step have their time axis after the sample axis, of any length.
+                A stream model takes whole clips here, packet by packet from fresh states; `packet` goes on.
 
         Returns:
             By output name: float32 (or the stored integers where they stand for themselves), with the sample axis first
@@ -628,7 +665,8 @@ class Session:
         """
         raw, count, single = self._samples(inputs)
         self.used = True
-        stored = self._run_sequences(raw, count) if self.is_step else self._run(raw, count)
+        run = self._run_sequences if self.is_step else self._run_clips if self.stream else self._run
+        stored = run(raw, count)
         outputs = {name: dequantize(value, self.outputs[name]) for name, value in stored.items()}
         return {name: value[0] for name, value in outputs.items()} if single else outputs
 
@@ -652,6 +690,8 @@ class Session:
             fed = name in self.sequence_inputs
             if fed:
                 want[0] = -1
+            elif self.stream:
+                want[0] = int(self.stream["clip"])
             single = value.ndim == len(want)
             if single:
                 value = value[np.newaxis]
@@ -761,6 +801,66 @@ class Session:
         self.reset()
         return results
 
+    def _run_clips(self, raw: Arrays, count: int) -> Arrays:
+        """Whole clips through a stream model, packet by packet, in stored types: every clip's own answer."""
+        assert self.stream is not None
+        stream = self.stream
+        name, packet, lead = stream["input"], stream["packet"], stream["lead"]
+        spec = self.inputs[name]
+        calls = 1
+        results: Arrays = {}
+        for key, item in stream["outputs"].items():
+            own = self.outputs[key]
+            if item["kind"] == "last":
+                calls = max(calls, item["first"] + 1)
+                results[key] = np.empty((count, *own.shape[1:]), own.dtype)
+            else:
+                calls = max(calls, -(-(item["first"] + item["frames"]) // own.shape[1]))
+                results[key] = np.empty((count, item["frames"], *own.shape[2:]), own.dtype)
+        for start, chunk in self._chunks(raw, count):
+            self.reset()
+            stop = min(start + self.batch, count)
+            value = chunk[name]
+            padded = np.full((len(value), calls * packet, *value.shape[2:]), spec.zero_point, spec.dtype)
+            heard = min(value.shape[1], calls * packet - lead)
+            padded[:, lead : lead + heard] = value[:, :heard]
+            pieces: dict[str, list[np.ndarray]] = {}
+            for call in range(calls):
+                answers = self._advance({name: np.ascontiguousarray(padded[:, call * packet : (call + 1) * packet])})
+                for key, item in stream["outputs"].items():
+                    if item["kind"] == "each":
+                        pieces.setdefault(key, []).append(answers[key])
+                    elif call == item["first"]:
+                        results[key][start:stop] = answers[key][: stop - start]
+            for key, found in pieces.items():
+                first, frames = stream["outputs"][key]["first"], stream["outputs"][key]["frames"]
+                results[key][start:stop] = np.concatenate(found, 1)[: stop - start, first : first + frames]
+        self.reset()
+        return results
+
+    def packet(self, values: Any) -> Arrays:
+        """The next packet of a stream, in real numbers or the samples' own integers; states are kept until `reset`.
+
+        Args:
+            values: (packet, ...) for a model of batch 1, or with the batch axis.
+
+        Returns:
+            By output name, this call's answer; without batch axis where the batch is 1.
+        """
+        if self.stream is None:
+            raise _usage("Only a stream model takes packets.", self.path, "Convert it with the lowering `stream`.")
+        name = self.stream["input"]
+        spec = self.inputs[name]
+        value = to_raw(values, spec)
+        if value.shape not in (spec.shape[1:] if self.batch == 1 else None, spec.shape):
+            raise _usage(f"A packet has shape {list(spec.shape[1:])}.", str(list(value.shape)))
+        self.used = True
+        answers = {}
+        for key, item in self._advance({name: value.reshape(spec.shape)}).items():
+            real = dequantize(item, self.outputs[key])
+            answers[key] = real[0] if self.batch == 1 else real
+        return answers
+
     def _step_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one step's answer of one sample: without batch axis, and without time axis for an `each` output."""
         shape = self.outputs[name].shape[1:]
@@ -776,12 +876,22 @@ class Session:
         return lambda value: dequantize(value, given).astype(taken.dtype)
 
     def _advance(self, inputs: Arrays) -> Arrays:
-        """One time step in stored types; keeps the states."""
-        outputs = self.interpreter.invoke({**inputs, **self._current})
-        for state, (_, _, keep) in zip(self.states, self._links):  # noqa: B905 (Python 3.8)
-            value = outputs.pop(state.output)
-            self._current[state.input] = keep(value) if keep else value
-        return outputs
+        """One time step or packet in stored types; keeps the states."""
+        interpreter, current = self.interpreter, self._current
+        set_tensor, get_tensor = interpreter.set_tensor, interpreter.get_tensor
+        try:
+            for name, value in inputs.items():
+                set_tensor(interpreter._in[name], value)
+            for (index, _, _), value in zip(self._links, current.values()):  # noqa: B905 (Python 3.8)
+                set_tensor(index, value)
+            interpreter.run()
+            for state, (_, index, keep) in zip(self.states, self._links):  # noqa: B905 (Python 3.8)
+                if self._calls >= state.silent:
+                    current[state.input] = keep(get_tensor(index)) if keep else get_tensor(index)
+            self._calls += 1
+            return {name: get_tensor(interpreter._out[name]) for name in self.outputs}
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise interpreter._explain({**inputs, **current}, error) from None
 
     def step(self, inputs: Any) -> Arrays:
         """One time step in real numbers; states are kept until `reset`.
@@ -815,11 +925,13 @@ class Session:
     def bare(self, inputs: Any) -> Callable[[], Any]:
         """A call for timing, without checks or conversions: one answer to `inputs`, which is one sample.
 
-        For a step model that is the whole sequence, states carried from step to step.
+        For a step or stream model that is the whole sequence or clip, states carried on.
         """
         raw, count, _ = self._samples(inputs)
         chunk = next(self._chunks(raw, count))[1]
         self.used = True
+        if self.stream:
+            return lambda: self._run_clips(raw, 1)
         if not self.is_step:
             return self.interpreter.bare(chunk)
         return lambda: self._run_sequences(raw, 1)
@@ -1027,7 +1139,7 @@ def measure(
         {"machine", "machine_after", "models": [{..Session.describe(), "first_call_ms", "warmup_calls", "steady",
         "memory_before_bytes", "memory_peak_bytes", "blocks_ns": [[call...] a round], "calls", "p50_us", "p90_us",
         "p99_us", "mean_us"}]}. The peak covers loading and the first call; where the system cannot forget an earlier
-        peak (not Linux) it is the process'. For a step model one call is the whole sequence.
+        peak (not Linux) it is the process'. For a step or stream model one call is the whole sequence or clip.
     """
     before = machine()
     calls, results = [], []

@@ -365,7 +365,7 @@ def _sibling(path: Path, manifest: Manifest, chosen: Any, reference: Any) -> tup
         return bundle, ""
     exported = path.parent.parent / "export" / lowering / "float32.tflite"
     # A step model's states stand in its bundle.
-    if path.is_dir() and exported.is_file() and lowering != Lowering.STEP.value:
+    if path.is_dir() and exported.is_file() and lowering not in (Lowering.STEP.value, Lowering.STREAM.value):
         return exported, ""
     return None, f"there is no float32 variant beside it ({name}); name one with float32="
 

@@ -13,6 +13,7 @@ alone. A file that is no whole sound is left out and named in the notes.
 from __future__ import annotations
 
 import csv
+import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,16 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
 
     Raises:
         UsageError: there are no sounds, no folder a class and no manifest, or a class without a whole sound; a manifest
-            names no file, class or part; or the task has no use for classes.
+            names no file, class or part; the task has no use for classes; or SciPy is not installed.
     """
     if task not in (Task.CLASSIFICATION, Task.TRANSCRIPTION):
         raise UsageError(
             "Sounds with a class are data for classification or transcription.",
             received=task.value if task else "no task",
+        )
+    if importlib.util.find_spec("scipy") is None:
+        raise UsageError(
+            "Sounds are read by SciPy.", received="no scipy", todo="Install it: pip install 'edge-dl[train]'."
         )
     with DataFolder(file.path) as folder:
         names = folder.names()

@@ -301,6 +301,8 @@ def expected_outputs(manifest: Manifest, inputs: Mapping[str, np.ndarray], count
         if sequence is not None and sequence.outputs[spec.name] == "each":
             steps = inputs[sequence.inputs[0]].shape[1]
             tail = (steps, *(tail[1:] if tail[:1] == (1,) else tail))
+        elif manifest.stream is not None and manifest.stream.outputs[spec.name].kind == "each":
+            tail = (manifest.stream.outputs[spec.name].frames, *tail[1:])
         shapes[spec.name] = (count, *tail)
     return shapes
 

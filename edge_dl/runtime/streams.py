@@ -1,0 +1,245 @@
+"""Listening to a stream: sound of any chunk length in, smoothed scores and detected words out.
+
+It runs a bundle of the lowering `stream`. NumPy and an interpreter are all it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge_dl.errors import UsageError
+from edge_dl.runtime.agent import Session
+from edge_dl.runtime.hearing import other_rate
+
+FULL_SCALE = 32768
+# Labels that stand for no word of their own: they never fire.
+QUIET_LABELS = ("_silence_", "_unknown_", "silence", "unknown", "_background_noise_", "background")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A word that was heard.
+
+    Attributes:
+        label: its class.
+        score: its smoothed score when it fired, 0 to 1.
+        end: samples since the stream's start that had been heard by then.
+    """
+
+    label: str
+    score: float
+    end: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one packet gave.
+
+    Attributes:
+        end: samples since the stream's start that the packet ended with.
+        values: the model's scores, (classes,) float32.
+        smoothed: their mean over the last scores, (classes,) float32.
+        detection: the word that fired with this packet, or None.
+    """
+
+    end: int
+    values: np.ndarray
+    smoothed: np.ndarray
+    detection: Detection | None = None
+
+
+class Detector:
+    """From smoothed scores to words: a word fires when its score is the highest and reaches the threshold.
+
+    Then nothing fires for a while, since the same word is in many windows.
+
+    Args:
+        labels: classes in the order of scores.
+        threshold: score at which a word fires, 0 to 1.
+        pause: samples in which nothing fires after a word did.
+        quiet: labels that never fire.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], threshold: float, pause: int, quiet: Collection[str] = QUIET_LABELS
+    ) -> None:
+        self.labels, self.threshold, self.pause = tuple(labels), float(threshold), int(pause)
+        self._fires = [label not in quiet for label in labels]
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._silent_until = 0
+
+    def hear(self, smoothed: np.ndarray, end: int) -> Detection | None:
+        """The word that fires with the scores of the packet that ended at sample `end`, or None."""
+        best = int(np.argmax(smoothed))
+        if end < self._silent_until or not self._fires[best] or smoothed[best] < self.threshold:
+            return None
+        self._silent_until = end + self.pause
+        return Detection(self.labels[best], float(smoothed[best]), end)
+
+
+class StreamSession:
+    """A model that listens: `push` takes sound as it comes and gives the scores that became known.
+
+    Scores begin when a whole clip has been heard. A word fires when its smoothed score (the mean of the last ones:
+    Chen, Parada & Heigold 2014, "Small-footprint keyword spotting using deep neural networks") is the highest and
+    reaches the threshold, and then nothing fires for the refractory time.
+
+    Args:
+        bundle: folder of a bundle of the lowering `stream`, or an open `Session` of one.
+        threshold: smoothed score at which a word fires, 0 to 1.
+        smoothing: seconds of scores that are averaged; 0: none.
+        refractory: seconds in which nothing fires after a word did; None: as long as the model's clip.
+        quiet: labels that never fire.
+        runtime, threads: see `edge_dl.runtime.open_session`.
+
+    Attributes:
+        session: the open model.
+        labels: classes in the order of scores; their numbers where the bundle has no labels.
+        rate: samples a second that the model was trained with; 0: the bundle does not say.
+        packet: samples (or frames) from one score to the next.
+        detector: what decides which word fires.
+
+    Raises:
+        UsageError: the bundle is of another lowering, its output is not one score a class, or a setting is out of
+            range.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Session,
+        *,
+        threshold: float = 0.5,
+        smoothing: float = 0.2,
+        refractory: float | None = None,
+        quiet: Collection[str] = QUIET_LABELS,
+        runtime: str = "auto",
+        threads: int = 1,
+    ) -> None:
+        from edge_dl.runtime import open_session
+
+        self.session = bundle if isinstance(bundle, Session) else open_session(bundle, runtime=runtime, threads=threads)
+        if self.session.stream is None:
+            raise UsageError(
+                "Only a stream model listens.",
+                received=str(self.session.path),
+                todo="Convert it with the lowering `stream`: --set conversion.lowerings=stream.",
+            )
+        stream = self.session.stream
+        self._output, (output,) = _only_output(stream["outputs"]), stream["outputs"].values()
+        spec = self.session.outputs[self._output]
+        if output["kind"] != "last" or len(spec.shape) != 2 or self.session.batch != 1:
+            raise UsageError(
+                "A model that listens must give one score a class for each packet of one stream.",
+                received=f"output {self._output!r} of shape {list(spec.shape)}, {output['kind']} of a packet",
+                todo="Session.packet gives what any other stream model answers.",
+            )
+        known = (self.session.manifest or {}).get("rate")
+        self.rate, self.packet = int(stream["rate"] or known or 0), int(stream["packet"])
+        self._lead, self._clip, self._first = int(stream["lead"]), int(stream["clip"]), int(output["first"])
+        self._dtype = self.session.inputs[stream["input"]].dtype
+        self._shape = self.session.inputs[stream["input"]].shape[2:]
+        classes = spec.shape[1]
+        self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(classes))
+        for name, value, low, high in (("threshold", threshold, 0.0, 1.0), ("smoothing", smoothing, 0.0, 60.0)):
+            if not low <= value <= high:
+                raise UsageError(f"{name} must be between {low:g} and {high:g}.", received=str(value))
+        if refractory is not None and not refractory >= 0:
+            raise UsageError("refractory must not be negative.", received=str(refractory))
+        if not self.rate and (smoothing or refractory):
+            raise UsageError(
+                "Seconds need a rate, and the bundle does not say how many frames a second there are.",
+                received=f"smoothing={smoothing}, refractory={refractory}",
+                todo="Give smoothing=0 and refractory=0, and smooth the scores yourself.",
+            )
+        self._averaged = max(1, round(smoothing * self.rate / self.packet))
+        pause = self._clip if refractory is None else round(refractory * self.rate)
+        self.detector = Detector(self.labels, threshold, pause, quiet)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream: everything heard is forgotten."""
+        self.session.reset()
+        self.heard = 0
+        self._calls = 0
+        self._waiting: list[np.ndarray] = [np.zeros((self._lead, *self._shape), self._dtype)]
+        self._length = self._lead
+        self._recent: deque[np.ndarray] = deque(maxlen=self._averaged)
+        self.detector.reset()
+
+    def push(self, samples: Any, rate: int | None = None) -> list[Score]:
+        """Hear more of the stream.
+
+        Args:
+            samples: any number of them, (samples,): int16 as a microphone gives them, or floats from -1 to 1. For a
+                model that takes frames, (frames, ...).
+            rate: samples a second, to be held to the model's own.
+
+        Returns:
+            One score for each packet that became whole, in order; none until a whole clip has been heard.
+
+        Raises:
+            UsageError: another rate, shape or type, NaN or infinity.
+        """
+        if rate is not None and rate != self.rate:
+            raise other_rate(self.rate, rate)
+        new = self._taken(np.asarray(samples))
+        self.heard += len(new)
+        if len(new):
+            self._waiting.append(new)
+            self._length += len(new)
+        if self._length < self.packet:
+            return []
+        sound = np.concatenate(self._waiting)
+        whole = len(sound) // self.packet * self.packet
+        scores = []
+        for start in range(0, whole, self.packet):
+            score = self._advance(sound[start : start + self.packet])
+            if score is not None:
+                scores.append(score)
+        self._waiting, self._length = [sound[whole:]], len(sound) - whole
+        return scores
+
+    def _taken(self, samples: np.ndarray) -> np.ndarray:
+        """Samples in the model's own type."""
+        if samples.ndim != 1 + len(self._shape) or samples.shape[1:] != tuple(self._shape):
+            raise UsageError(
+                "A stream takes samples of one channel." if not self._shape else "A stream takes frames.",
+                received=f"an array of shape {samples.shape}",
+                todo=f"Give ({', '.join(['samples', *map(str, self._shape)])}).",
+            )
+        if samples.dtype == self._dtype and samples.dtype.kind in "iu":
+            return samples
+        if samples.dtype.kind != "f":
+            raise UsageError(
+                f"A stream takes {self._dtype} samples, or floats from -1 to 1.", received=str(samples.dtype)
+            )
+        if not np.isfinite(samples).all():
+            raise UsageError("Samples must be finite.", received="NaN or infinity")
+        if self._dtype == "int16":
+            return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return samples.astype(self._dtype)
+
+    def _advance(self, packet: np.ndarray) -> Score | None:
+        values = self.session.packet(packet)[self._output]
+        self._calls += 1
+        if self._calls <= self._first:
+            return None
+        self._recent.append(values)
+        smoothed = np.stack(self._recent).mean(axis=0, dtype=np.float32)
+        end = self._calls * self.packet - self._lead
+        return Score(end, values, smoothed, self.detector.hear(smoothed, end))
+
+
+def _only_output(outputs: Any) -> str:
+    if len(outputs) != 1:
+        raise UsageError("A model that listens must have one output.", received=", ".join(outputs))
+    return str(next(iter(outputs)))

@@ -1,0 +1,92 @@
+"""Stream bundles for tests: speech networks on noise, with weights that are not at their start, and any Keras model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from edge_dl import models
+from edge_dl.bundle import Bundle, Limits, Manifest, write_bundle
+from edge_dl.converters import export
+from edge_dl.converters.calibration import Calibration
+from edge_dl.converters.quantization import quantize
+from edge_dl.data import Dataset, Split
+from edge_dl.recipe import SpeechConfig, Task
+from edge_dl.variants import Lowering, Quantization, VariantSpec
+
+RATE, CLIP = 8_000, 8_000
+LABELS = ("_silence_", "yes", "no", "stop")
+
+
+def sound(length: int, seed: int = 0, count: int = 1) -> np.ndarray:
+    """Noise whose loudness changes, (count, length) int16."""
+    rng = np.random.default_rng(seed)
+    level = 1_000 * np.exp(np.cumsum(rng.normal(0, 0.02, (count, length)), axis=1))
+    return np.clip(np.rint(rng.standard_normal((count, length)) * level), -32768, 32767).astype(np.int16)
+
+
+def dataset(length: int = CLIP) -> Dataset:
+    def part(count: int, seed: int) -> Split:
+        labels = np.arange(count, dtype=np.int32) % len(LABELS)
+        return Split({"sound": sound(length, seed, count)}, {"label": labels}, np.arange(count))
+
+    return Dataset("noise", Task.CLASSIFICATION, part(12, 1), part(4, 2), part(4, 3), labels=LABELS, rate=RATE)
+
+
+def network(config: SpeechConfig, length: int = CLIP) -> keras.Model:
+    """A speech network whose batch normalizations and biases have seen something."""
+    keras.utils.set_random_seed(0)
+    model = models.build(Task.CLASSIFICATION, config, dataset(length))
+    shake(model)
+    head = model.get_layer("head")
+    head.kernel.assign(10 * np.asarray(head.kernel))  # Untrained answers hardly differ: errors must show.
+    return model
+
+
+def shake(model: keras.Model) -> None:
+    """Give weights that start at zero or one, which hide what is forgotten, other values."""
+    rng = np.random.default_rng(5)
+    for variable in model.variables:
+        value = np.asarray(variable)
+        if value.dtype == np.float32 and value.size and np.all(value == value.flat[0]):
+            variable.assign((value + rng.uniform(0.1, 0.6, value.shape)).astype(np.float32))
+
+
+def bundle(
+    model: Any,
+    folder: Path,
+    quantization: Quantization = Quantization.FLOAT32,
+    samples: np.ndarray | None = None,
+    integer_io: bool = False,
+) -> Bundle:
+    """Export a model as a stream, quantize it and write its bundle, all in this process."""
+    record = export(model, folder / "export", Lowering.STREAM)
+    spec = VariantSpec(Lowering.STREAM, quantization, integer_io)
+    assert record.stream is not None
+    name = record.stream.input
+    calibration = None if samples is None else Calibration({name: samples}, np.zeros(0, np.int64))
+    made = quantize(record, spec, folder / "model.tflite", calibration)
+    (given,) = record.signature.inputs
+    clip = np.zeros((1, record.stream.clip, *given.shape[2:]), given.dtype)
+    outputs = {item.name: np.zeros((1, *item.shape[1:]), item.dtype) for item in record.signature.outputs}
+    classes = record.signature.outputs[0].shape[-1]
+    return write_bundle(
+        folder / "bundle",
+        made.path.read_bytes(),
+        Manifest(
+            name=model.name,
+            variant=spec.name,
+            lowering=spec.lowering.value,
+            quantization=quantization.value,
+            task="classification",
+            signature=made.signature,
+            stream=record.stream,
+            limits=Limits(),
+        ),
+        golden_inputs={name: clip},
+        golden_outputs=outputs,
+        labels=LABELS if classes == len(LABELS) else (),
+    )
