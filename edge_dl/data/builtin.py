@@ -199,10 +199,11 @@ def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
             received=f"data.seconds={seconds:g}, data.rate={rate}",
         )
     rng = np.random.default_rng([seed, samples])
-    other = max(100, samples // 5)
+    # So many in the test that a variant which answers as the model does is seen to hold a limit of one point.
+    validation, test = max(100, samples // 5), max(100, samples // 2)
     parts = {}
     start = 0
-    for part, count in (("train", samples), ("validation", other), ("test", other)):
+    for part, count in (("train", samples), ("validation", validation), ("test", test)):
         voices = [vowels.random_voice(rng) for _ in range(-(-count // 20))]
         y = rng.permutation(np.arange(count, dtype=np.int32) % len(vowels.LABELS))
         length = round(seconds * rate)
