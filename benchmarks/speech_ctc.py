@@ -119,6 +119,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     write_atomic(RESULT.with_suffix(".txt"), text)
+    described["source"] = Path(described["source"]).name
     write_json(
         RESULT.with_suffix(".json"),
         {"machine": facts, "versions": installed_versions(), "settings": settings, "data": described, "rows": rows},

@@ -634,9 +634,9 @@ def _static(
     wide = spec.quantization is Quantization.INT16X8
     precision = Precision.INT16X8 if wide else Precision.INT8
     front = find_front(tensors.read(content))
-    if front and not options.per_channel:
+    if not options.per_channel:
         raise RefusedError(
-            "int8 and int16x8 of a speech model have one scale a channel, and have no other.",
+            f"{spec.quantization.value} of sounds and of .tflite files has one scale a channel, and no other.",
             todo="Leave conversion.per_channel at true.",
         )
     result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)

@@ -25,7 +25,7 @@ RECORD = "run.json"
 LOCK = ".lock"
 STAGES = ("data", "train", "compress", "export", "convert", "verify", "bench", "targets", "report")
 OUTPUTS = {
-    "data": ("data/dataset.json", "data/train.npz", "data/test.npz"),
+    "data": ("data/dataset.json", "data/train.npz", "data/validation.npz", "data/test.npz"),
     "train": ("train/model.keras",),
     "compress": ("compress/model.keras",),
 }

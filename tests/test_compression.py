@@ -19,7 +19,7 @@ from edge_dl.compression.kernels import Kernel, broken_promises, measure
 from edge_dl.converters import load_model, tensors
 from edge_dl.errors import RefusedError, UsageError
 from edge_dl.files import gzip_size, load_npz, read_json
-from edge_dl.recipe import CompressionConfig, Method, Recipe, apply_overrides
+from edge_dl.recipe import CompressionConfig, Method, Recipe, Task, apply_overrides
 from edge_dl.report import collect
 from edge_dl.training.recipes import RECIPES
 
@@ -263,7 +263,7 @@ def test_methods_are_done_in_order_whatever_the_order_asked() -> None:
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        compression.check_settings(CompressionConfig(**changes))
+        compression.check_settings(CompressionConfig(**changes), Task.CLASSIFICATION)
 
 
 def kernel(**changes: Any) -> Kernel:

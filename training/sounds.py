@@ -33,9 +33,10 @@ class Sounds:
         self._recorded: np.ndarray | None = None
         if self._changed and config.background:
             assert sounds is not None
+            classes = next(iter(dataset.train.y.values()))
             numbers = [number for number, name in enumerate(dataset.labels) if name.strip("_").lower() in NOISES]
-            if numbers:
-                rows = np.isin(next(iter(dataset.train.y.values())), numbers)
+            if numbers and classes.ndim == 1:  # Strings of words hold no sound that is noise alone.
+                rows = np.isin(classes, numbers)
                 heard = rows & sounds.any(axis=1)
                 self._recorded = sounds[heard] if heard.any() else None
 

@@ -216,10 +216,10 @@ def measure_layers(
             received=f"{variant}, which is float32 throughout",
             todo="Name a variant such as int8.",
         )
-    if ours.session.is_step != theirs.session.is_step:
+    if ours.takes != theirs.takes:
         raise UsageError(
             "Both models must take the same samples.",
-            received="one that takes a whole sequence and one that takes one time step",
+            received=f"one that takes {ours.takes} and one that takes {theirs.takes}",
         )
     missing = [name for name in ours.session.inputs if name not in inputs]
     if missing:

@@ -63,6 +63,13 @@ class Trace:
         self.main = self.graph.subgraphs[0]
         self.inputs, self.outputs = signature.inputs, signature.outputs
 
+    @property
+    def takes(self) -> str:
+        """What a call takes: models are compared where it is the same."""
+        if self.session.stream:
+            return "a packet of a stream"
+        return "one time step" if self.session.is_step else "a whole sample"
+
     def calls(self, sample: Sample) -> Iterator[int]:
         """Run the model on one sample; yields the number of the call after each: one a time step or packet."""
         session = self.session
@@ -87,8 +94,8 @@ class Trace:
         assert session.stream is not None
         packet, lead = session.stream["packet"], session.stream["lead"]
         rest = [(0, 0)] * (clip.ndim - 1)
-        count = (lead + len(clip)) // packet
-        padded = np.pad(clip, [(lead, 0), *rest])
+        count = session.clip_calls
+        padded = np.pad(clip, [(lead, max(0, count * packet - lead - len(clip))), *rest])
         session.reset()
         for number in range(count):
             now = padded[number * packet : (number + 1) * packet]

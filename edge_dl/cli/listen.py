@@ -19,12 +19,12 @@ from edge_dl.runtime.streams import Score
 
 BAR = 24  # characters of a full score
 REFRESH = 0.05  # seconds between two live lines
-# Which variant of a run listens where nothing was chosen: the smallest that is there.
-PREFERRED = ("stream-int8", "stream-dynamic", "stream-float16", "stream-float32")
+# Which variant of a run listens where no check has decided: the smallest that is there.
+PREFERRED = ("int8", "dynamic", "int4", "mixed", "int16x8", "float16", "float32")
 
 
 def find_bundle(path: Path) -> Path:
-    """A bundle, or the stream variant that a run folder's checks chose, or else the smallest that it has.
+    """A bundle, or of a run folder the smallest stream variant that did not fail its checks.
 
     Raises:
         UsageError: there is none.
@@ -32,14 +32,15 @@ def find_bundle(path: Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
     selection = path / "bench" / "selection.json"
-    chosen = str(read_json(selection).get("chosen") or "") if selection.is_file() else ""
-    names = ([chosen] if chosen.startswith("stream-") else []) + list(PREFERRED)
+    rows = read_json(selection).get("rows", []) if selection.is_file() else []
+    failed = {row["variant"] for row in rows if row["verdict"] == "fail"}
+    names = [f"stream-{quantization}{edges}" for quantization in PREFERRED for edges in ("", "-io")]
     for name in names:
-        if (path / "variants" / name / MANIFEST).is_file():
+        if name not in failed and (path / "variants" / name / MANIFEST).is_file():
             return path / "variants" / name
     raise UsageError(
         "Name a bundle that listens.",
-        received=f"{path}, which is no bundle and no run folder with a stream variant",
+        received=f"{path}, which is no bundle and no run folder with a stream variant that passed",
         todo="Make one: edge-dl run speech-cnn --set model.padding=valid --set conversion.lowerings=auto,stream.",
     )
 
@@ -68,6 +69,10 @@ def listen(
             todo="Give a wav file, - for standard input, or --microphone.",
         )
     session = StreamSession(find_bundle(bundle), threshold=threshold, smoothing=smoothing, refractory=refractory)
+    if not session.rate:
+        raise UsageError(
+            "To listen, a model must take sounds of a known rate.", received=f"{bundle}, whose manifest names none"
+        )
     show = _Display(session, scores=scores, json=json)
     busy = 0.0
     try:

@@ -24,7 +24,7 @@ from edge_dl.errors import RefusedError, StageError, UsageError, signal_name
 from edge_dl.files import read_json, sha256_file
 from edge_dl.models.hub_files import is_handle
 from edge_dl.progress import Progress
-from edge_dl.recipe import Method, Recipe, RecurrentConfig, Task, TransferConfig, from_json, to_json
+from edge_dl.recipe import Method, Recipe, RecurrentConfig, SpeechConfig, TransferConfig, from_json, to_json
 from edge_dl.runfolder import RunFolder, digest
 from edge_dl.variants import Quantization
 
@@ -148,16 +148,21 @@ def check_compression(folder: RunFolder, *, required: bool = False) -> None:
                 todo="For example --set compression.methods=prune,qat (any of prune, cluster, qat).",
             )
         return
-    check_settings(recipe.compression)
+    check_settings(recipe.compression, recipe.task)
     if own is not None and own.get("kind") in (Kind.SAVED_MODEL.value, Kind.TFLITE.value):
         raise UsageError(
             "Compression trains Keras layers.",
             received=f"{own['path']}, a {own['kind']}, which holds operators alone",
             todo="Start from the .keras file.",
         )
-    if recipe.task is Task.EMBEDDING:
-        raise UsageError("Compression trains, and an encoder is taken as it is.", received=f"task {recipe.task.value}")
-    if own is None and isinstance(recipe.model, RecurrentConfig) and Method.QAT in recipe.compression.methods:
+    speech = recipe.model.network if own is None and isinstance(recipe.model, SpeechConfig) else ""
+    if speech == "transformer":
+        raise RefusedError(
+            "Compression goes through tf-keras, which has no attention layer of this kind.",
+            todo="Leave compression.methods empty: conversion.quantizations has int8, int16x8 and dynamic.",
+        )
+    recurrent = own is None and (isinstance(recipe.model, RecurrentConfig) or speech in ("crnn", "lstm"))
+    if recurrent and Method.QAT in recipe.compression.methods:
         raise RefusedError(
             "tensorflow-model-optimization has no quantization-aware training for recurrent layers.",
             todo="Leave qat out of compression.methods; prune and cluster work on them, and conversion.quantizations "

@@ -6,7 +6,7 @@ import importlib.util
 import math
 
 from edge_dl.errors import UsageError
-from edge_dl.recipe import CompressionConfig, Method
+from edge_dl.recipe import CompressionConfig, Method, Task
 
 SCHEDULES = ("constant", "polynomial")
 PACKAGES = ("tf_keras", "tensorflow_model_optimization")
@@ -17,12 +17,20 @@ def ordered(config: CompressionConfig) -> tuple[Method, ...]:
     return tuple(method for method in Method if method in config.methods)
 
 
-def check_settings(config: CompressionConfig) -> None:
-    """Refuse settings that make no sense.
+def check_settings(config: CompressionConfig, task: Task) -> None:
+    """Refuse settings that make no sense, and tasks that cannot be trained.
 
     Raises:
-        UsageError: a setting is unknown or out of range.
+        UsageError: a setting is unknown or out of range, or the task has no answers to train on.
     """
+    if task is Task.EMBEDDING:
+        raise UsageError("Compression trains, and an encoder is taken as it is.", received=f"task {task.value}")
+    if task is Task.TRANSCRIPTION:
+        raise UsageError(
+            "Compression trains on classes and numbers, not on strings of words.",
+            received=f"task {task.value}",
+            todo="Quantize after training: conversion.quantizations=dynamic,int8,int16x8,int4.",
+        )
     if config.schedule not in SCHEDULES:
         raise UsageError(f"compression.schedule must be one of {', '.join(SCHEDULES)}.", received=config.schedule)
     if not 0 < config.sparsity < 1:

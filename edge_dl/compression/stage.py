@@ -38,7 +38,7 @@ from edge_dl.data.dataset import Dataset, Split
 from edge_dl.errors import StageError, UsageError
 from edge_dl.files import atomic_path, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
-from edge_dl.recipe import Method, Recipe, Task, to_json
+from edge_dl.recipe import Method, Recipe, to_json
 from edge_dl.runfolder import digest
 from edge_dl.training import checkpoint as checkpoints
 from edge_dl.training.batches import Arrays, Augmentation, balanced, training_rows
@@ -85,13 +85,7 @@ def compress(
         RefusedError: a layer cannot be carried to tf-keras, or a method finds no layer; it is named.
         StageError: training failed, or did not keep what it must keep.
     """
-    check_settings(recipe.compression)
-    if recipe.task is Task.TRANSCRIPTION:
-        raise UsageError(
-            "Compression trains on classes and numbers, not on strings of words.",
-            received=f"task {recipe.task.value}",
-            todo="Quantize after training: conversion.quantizations=dynamic,int8,int16x8,int4.",
-        )
+    check_settings(recipe.compression, recipe.task)
     _Compression(recipe, dataset, source, folder, custom, unsafe, progress).run()
 
 

@@ -179,8 +179,8 @@ def seasonal(config: DataConfig, task: Task | None, *, seed: int) -> Source:
 def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     """Words of vowels from a formant synthesizer, with silence and unknown words; every part has voices of its own.
 
-    `config.samples` training sounds (800) of `config.seconds` (1) at `config.rate` (8,000 Hz); validation and test have
-    a fifth of that each, at least 100. A voice speaks 20 of them.
+    `config.samples` training sounds (800) of `config.seconds` (1) at `config.rate` (8,000 Hz); validation has a
+    fifth of that and test a half, each at least 100. A voice speaks 20 of them.
 
     For transcription, words alone and without noise, to be joined: three times each of 40 voices for training, and of
     12 for validation and test each.

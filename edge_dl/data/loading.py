@@ -38,7 +38,7 @@ def load(
         source = registry.open_set(config, task, seed=seed, progress=progress)
     else:
         source = forms.read(locate(config.source, registry.SETS), config, task)
-    if task is Task.TRANSCRIPTION:
+    if task is Task.TRANSCRIPTION and source.rate:  # Single words; other forms hold strings as they are.
         from edge_dl.data.strings import join_dataset
 
         # Parts are cut between single words, so that none is heard in two of them.

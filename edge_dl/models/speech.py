@@ -128,9 +128,7 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
     attention and before the dense layers (Xiong et al. 2020), which needs no warm-up.
     """
     blocks = config.units or (64,) * 3
-    h = keras.layers.Conv1D(
-        blocks[0], 5, strides=2, padding=config.padding, kernel_regularizer=_penalty(config), name="tokens"
-    )(h)
+    h = _along_time(h, config, blocks[0], "tokens")
     h = LearnedPositions(name="positions")(h)
     for number, units in enumerate(blocks, start=1):
         name = f"block_{number}"
@@ -157,16 +155,7 @@ def ctc(h: Any, config: SpeechConfig) -> Any:
     """
     channels, *recurrent = config.units or (96, 128)
     for number in (1, 2):
-        h = keras.layers.Conv1D(
-            channels,
-            5,
-            strides=2,
-            padding=config.padding,
-            use_bias=False,
-            kernel_initializer="he_normal",
-            kernel_regularizer=_penalty(config),
-            name=f"conv_{number}",
-        )(h)
+        h = _along_time(h, config, channels, f"conv_{number}", use_bias=False, kernel_initializer="he_normal")
         h = keras.layers.BatchNormalization(name=f"conv_{number}_norm")(h)
         h = keras.layers.ReLU(name=f"conv_{number}_relu")(h)
         h = _dropout(h, config, f"dropout_conv_{number}")
@@ -236,12 +225,8 @@ def _padded(
     """
     if config.padding == "same" or size == (1, 1):
         return h, "same"
-    if h.shape[1] + (size[0] - 1) * (config.padding == "causal") < size[0]:
-        raise UsageError(
-            "model.padding=valid must leave frames for every convolution.",
-            received=f"{h.shape[1]} frames for one of {size[0]}",
-            todo="Give longer sounds, fewer layers, or model.padding=causal.",
-        )
+    if config.padding == "valid":
+        _require_frames_for(h.shape[1], size[0])
     before = size[0] - 1 if config.padding == "causal" else 0
     bands = h.shape[2]
     missing = max((math.ceil(bands / strides[1]) - 1) * strides[1] + size[1] - bands, 0)
@@ -249,6 +234,24 @@ def _padded(
     if before or missing:
         h = keras.layers.ZeroPadding2D(((before, 0), sides), name=name)(h)
     return h, "valid"
+
+
+def _along_time(h: Any, config: SpeechConfig, channels: int, name: str, **settings: Any) -> Any:
+    """A convolution of 5 frames with stride 2 over (batch, frames, channels)."""
+    if config.padding == "valid":
+        _require_frames_for(h.shape[1], 5)
+    return keras.layers.Conv1D(
+        channels, 5, strides=2, padding=config.padding, kernel_regularizer=_penalty(config), name=name, **settings
+    )(h)
+
+
+def _require_frames_for(frames: int, size: int) -> None:
+    if frames < size:
+        raise UsageError(
+            "model.padding=valid must leave frames for every convolution.",
+            received=f"{frames} frames for one of {size}",
+            todo="Give longer sounds, fewer layers, or model.padding=causal.",
+        )
 
 
 def _recurrent(h: Any, cell: Any, units: tuple[int, ...] | list[int], config: SpeechConfig) -> Any:
@@ -285,6 +288,8 @@ def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
     wanted = Task.TRANSCRIPTION if config.network == "ctc" else Task.CLASSIFICATION
     if task is not wanted:
         raise UsageError(f"The network {config.network} is for {wanted.value}.", received=f"task {task.value}")
+    if config.bidirectional and config.network != "ctc":
+        raise UsageError("model.bidirectional is for the network ctc.", received=f"model.network={config.network}")
     array = dataset.train.x.get(INPUT)
     if array is None or array.ndim != 2 or array.dtype != np.int16 or not dataset.rate:
         received = ", ".join(f"{name} {item.dtype} {item.shape}" for name, item in dataset.train.x.items())

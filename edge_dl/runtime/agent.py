@@ -801,21 +801,30 @@ class Session:
         self.reset()
         return results
 
+    @property
+    def clip_calls(self) -> int:
+        """Packets that a stream model takes until it has given every answer of a whole clip."""
+        assert self.stream is not None
+        calls = 1
+        for key, item in self.stream["outputs"].items():
+            frames = self.outputs[key].shape[1] if item["kind"] == "each" else 0
+            last = -(-(item["first"] + item["frames"]) // frames) if frames else item["first"] + 1
+            calls = max(calls, last)
+        return calls
+
     def _run_clips(self, raw: Arrays, count: int) -> Arrays:
         """Whole clips through a stream model, packet by packet, in stored types: every clip's own answer."""
         assert self.stream is not None
         stream = self.stream
         name, packet, lead = stream["input"], stream["packet"], stream["lead"]
         spec = self.inputs[name]
-        calls = 1
+        calls = self.clip_calls
         results: Arrays = {}
         for key, item in stream["outputs"].items():
             own = self.outputs[key]
             if item["kind"] == "last":
-                calls = max(calls, item["first"] + 1)
                 results[key] = np.empty((count, *own.shape[1:]), own.dtype)
             else:
-                calls = max(calls, -(-(item["first"] + item["frames"]) // own.shape[1]))
                 results[key] = np.empty((count, item["frames"], *own.shape[2:]), own.dtype)
         for start, chunk in self._chunks(raw, count):
             self.reset()

@@ -145,8 +145,10 @@ class StreamSession:
         known = (self.session.manifest or {}).get("rate")
         self.rate, self.packet = int(stream["rate"] or known or 0), int(stream["packet"])
         self._lead, self._clip, self._first = int(stream["lead"]), int(stream["clip"]), int(output["first"])
-        self._dtype = self.session.inputs[stream["input"]].dtype
-        self._shape = self.session.inputs[stream["input"]].shape[2:]
+        fed = self.session.inputs[stream["input"]]
+        # A session quantizes real numbers itself where the model's edge is an integer with a scale.
+        self._dtype = "float32" if fed.scale else fed.dtype
+        self._shape = fed.shape[2:]
         classes = spec.shape[1]
         self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(classes))
         for name, value, low, high in (("threshold", threshold, 0.0, 1.0), ("smoothing", smoothing, 0.0, 60.0)):

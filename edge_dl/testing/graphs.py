@@ -80,8 +80,8 @@ def find_start(variant: str, sibling: str, sample: Sample, expected: Sample, thr
     """
     try:
         ours, theirs = Trace(variant), Trace(sibling)
-        if ours.session.is_step != theirs.session.is_step:
-            return Start(reason="one of the two takes a whole sequence and the other one time step")
+        if ours.takes != theirs.takes:
+            return Start(reason=f"one of the two takes {ours.takes} and the other {theirs.takes}")
     except EdgeError as error:
         return Start(reason=f"{error.rule} {error.received}".strip())
     try:

@@ -202,6 +202,10 @@ def _by_manifest(
                 f"A part must be one of {', '.join(PARTS)}.",
                 received=f"{where}, line {number}, {split}: {row[split]!r}",
             )
+        if found[0] in placed:
+            raise UsageError(
+                f"{MANIFEST} must name a sound once.", received=f"{where}, line {number}: {row['file']!r} again"
+            )
         placed[found[0]] = _Place(part, row[label], row.get("speaker") or "")
     if len(placed) < len(files):
         notes.append(f"{len(files) - len(placed)} sounds that {MANIFEST} does not name were left out.")
@@ -258,6 +262,6 @@ def _usable(groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Speakers, where all are known and the parts that the source has keep them apart."""
     if any((group == "").any() for group in groups.values()):
         return {}
-    if "test" in groups and np.intersect1d(groups["train"], groups["test"]).size:
+    if {"train", "test"} <= set(groups) and np.intersect1d(groups["train"], groups["test"]).size:
         return {}
     return groups
