@@ -166,6 +166,7 @@ def test_a_manifest_says_class_part_and_speaker(tmp_path: Path) -> None:
         ("file,label\nz.wav,x\n", "line 2: no files end with 'z.wav'"),
         ("file,label\na.wav,\n", "class ''"),
         ("file,label,split\na.wav,x,dev\n", "split: 'dev'"),
+        ("file,label\na.wav,x\na.wav,y\n", "line 3: .a.wav. again"),
         ("file,label\n", "needs the columns"),
     ],
 )

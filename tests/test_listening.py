@@ -196,6 +196,17 @@ def listen(*arguments: str, stdin: bytes | None = None) -> Any:
     return CliRunner().invoke(app, ["listen", *arguments], input=stdin)
 
 
+def test_a_run_listens_with_the_smallest_stream_that_did_not_fail(tmp_path: Path) -> None:
+    for name in ("stream-float32", "stream-int8", "stream-dynamic", "int8"):
+        (tmp_path / "variants" / name).mkdir(parents=True)
+        (tmp_path / "variants" / name / "manifest.json").touch()
+    assert find_bundle(tmp_path).name == "stream-int8"
+    rows = [{"variant": "stream-int8", "verdict": "fail"}, {"variant": "stream-dynamic", "verdict": "pass"}]
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "selection.json").write_text(json.dumps({"chosen": "int8", "rows": rows}))
+    assert find_bundle(tmp_path).name == "stream-dynamic"
+
+
 def test_listen_prints_words(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(content(sound(3 * CLIP, seed=14)[0]))
     plain = listen(str(bundle), str(tmp_path / "a.wav"), "--threshold", "0.0")
