@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ def serve() -> None:
     requests = os.fdopen(os.dup(0), "r")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from edge_dl.cli import main as command
+    from edge_dl.runtime.agent import memory
 
     for line in requests:
         request = json.loads(line)
@@ -44,7 +44,8 @@ def serve() -> None:
         sys.stderr.flush()
         for file in files:
             file.close()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        # Not getrusage alone: on Linux a process starts with the peak of the one that started it.
+        peak = memory()[1] or 0
         answers.write(json.dumps({"code": code, "escaped": escaped, "peak": peak}) + "\n")
         answers.flush()
 

@@ -1098,7 +1098,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def _memory() -> tuple[int | None, int | None]:
+def memory() -> tuple[int | None, int | None]:
     """This process' resident memory now and at its peak, in bytes."""
     status = dict(re.findall(r"(?m)^(VmRSS|VmHWM):\s*(\d+) kB", _read("/proc/self/status")))
     if status:
@@ -1155,12 +1155,12 @@ def measure(
     for number, opener in enumerate(openers):
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # Linux: the peak of resident memory starts again from here.
-        resident = _memory()[0]
+        resident = memory()[0]
         session = opener()
         fresh = not session.used
         call, first = _first_call(session, sample_input(session) if inputs is None else inputs[number])
         result = {**session.describe(), "first_call_ms": round(first / 1e6, 4) if fresh else None}
-        result.update(memory_before_bytes=resident, memory_peak_bytes=_memory()[1])
+        result.update(memory_before_bytes=resident, memory_peak_bytes=memory()[1])
         calls.append(call)
         results.append(result)
     blocks: list[list[list[int]]] = [[] for _ in calls]
