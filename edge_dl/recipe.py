@@ -397,7 +397,7 @@ class ChecksConfig:
 
     Attributes:
         samples: test samples that parity and task metric use; 0: all.
-        max_drop: largest loss of the task metric (share of accuracy, or relative loss of an error metric).
+        max_drop: largest loss of the task metric (share of accuracy or of words, or relative loss of an error metric).
         limits: limits by quantization name; a quantization without an entry uses the defaults of
             `edge_dl.checks.limits`.
         threads: interpreter threads for latency.
