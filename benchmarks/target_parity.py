@@ -45,7 +45,7 @@ def write(found: list[tuple[str, TargetResult]], samples: int, out: Path) -> str
     )
     table = markdown([[name, *table_row(result)] for name, result in found], ["model", *COLUMNS])
     write_atomic(out, head + table)
-    write_json(out.with_suffix(".json"), [{"model": name, **result.to_json()} for name, result in found])
+    write_json(out.with_suffix(".json"), [{"name": name, **result.to_json()} for name, result in found])
     return head + table
 
 
