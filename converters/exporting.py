@@ -76,6 +76,14 @@ class Export:
         """Folder of the SavedModel."""
         return self.folder / SAVED_MODEL
 
+    @property
+    def clip_inputs(self) -> tuple[TensorSpec, ...]:
+        """The signature's inputs; of a stream, which takes a packet, those of a whole clip."""
+        if self.stream is None:
+            return self.signature.inputs
+        (spec,) = self.signature.inputs
+        return (TensorSpec(spec.name, (spec.shape[0], self.stream.clip, *spec.shape[2:]), spec.dtype),)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value; `folder` is left out, since an export may be moved."""
         value = asdict(self)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import Signature, TensorSpec
+from edge_dl.bundle import Signature
 from edge_dl.converters import packing, repairs, tensors
 from edge_dl.converters.calibration import (
     Calibration,
@@ -203,7 +203,7 @@ def quantize(
         if calibration is None:
             raise _no_calibration(spec)
         check_finite(calibration)
-        check_inputs(calibration, _whole_inputs(export), export.sequence)
+        check_inputs(calibration, export.clip_inputs, export.sequence)
     content, tool, notes = _ROUTES[spec.quantization](export, spec, calibration, options)
     return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
 
@@ -509,14 +509,6 @@ def _full_integer(
         content = _convert(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
         note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
         return content, tool, [note]
-
-
-def _whole_inputs(export: Export) -> tuple[TensorSpec, ...]:
-    """What calibration samples must look like: of a stream, whole clips."""
-    if export.stream is None:
-        return export.signature.inputs
-    (spec,) = export.signature.inputs
-    return (TensorSpec(spec.name, (spec.shape[0], export.stream.clip, *spec.shape[2:]), spec.dtype),)
 
 
 def _feeds(export: Export, calibration: Calibration) -> list[dict[str, np.ndarray]]:

@@ -137,15 +137,12 @@ class KerasSource:
         from edge_dl.converters.exporting import read_export
 
         record = read_export(export)
-        steps, stream = record.sequence, record.stream
-        if stream is not None:
-            (spec,) = record.signature.inputs
-            return (TensorSpec(spec.name, (spec.shape[0], stream.clip, *spec.shape[2:]), spec.dtype),)
+        steps = record.sequence
         return tuple(
             TensorSpec(spec.name, (spec.shape[0], steps.steps, *spec.shape[2:]), spec.dtype)
             if steps is not None and spec.name in steps.inputs
             else spec
-            for spec in record.signature.inputs
+            for spec in record.clip_inputs
         )
 
     def predict(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

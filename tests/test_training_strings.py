@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from training_recipe import train_on
 
 from edge_dl.data import Dataset, Split
 from edge_dl.data.clips import Clips, Joining
 from edge_dl.data.strings import join
 from edge_dl.errors import UsageError
-from edge_dl.files import read_json
 from edge_dl.recipe import Task, TrainingConfig
 from edge_dl.training.batches import Arrays, Augmentation
 
@@ -55,23 +51,9 @@ def test_strings_stay_where_they_were_joined(settings: dict[str, float]) -> None
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_ctc_trains_on_every_backend(backend: str, tmp_path: Path) -> None:
     """A few updates of the recipe itself on made speech lower the loss, and word errors are counted."""
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    program = (
-        "import sys\n"
-        "from edge_dl import data\n"
-        "from edge_dl.recipe import apply_overrides\n"
-        "from edge_dl.training import RECIPES, train\n"
-        "settings = {'data.samples': 96, 'data.words': '1,3', 'training.epochs': 8, 'training.warmup': 0,\n"
-        "            'training.batch_size': 8, 'model.units': '16,16', 'training.backend': sys.argv[1]}\n"
-        "recipe = apply_overrides(RECIPES['speech-ctc'], settings)\n"
-        "train(recipe, data.load(recipe.data, recipe.task), sys.argv[2])\n"
-    )
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", program, backend, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    epochs = read_json(tmp_path / "train" / "history.json")["epochs"]
+    settings = {"data.samples": 96, "data.words": "1,3", "training.epochs": 8, "training.warmup": 0,
+                "training.batch_size": 8, "model.units": "16,16"}  # fmt: skip
+    epochs = train_on(backend, "speech-ctc", settings, tmp_path)
     assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
     # So short a training may still say nothing at all, which is an error rate of exactly 1.
     assert all(0 < epoch["validation_word_error_rate"] <= 2 for epoch in epochs)

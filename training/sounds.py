@@ -6,8 +6,8 @@ import numpy as np
 
 from edge_dl.data.dataset import Dataset
 from edge_dl.data.noise import coloured_noise, level
-from edge_dl.data.sounds import FULL_SCALE
 from edge_dl.recipe import TrainingConfig
+from edge_dl.runtime.samples import to_samples
 
 SOUND = "sound"
 # Classes, by their name without underscores, whose sounds are noise to mix in.
@@ -56,7 +56,7 @@ class Sounds:
                 values = values + noise * (rng.uniform(0, config.background) * level(values) / level(noise))
             if config.gain:
                 values = values * np.exp(config.gain * rng.standard_normal())
-            changed[number] = np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1)
+            changed[number] = to_samples(values)
         return changed
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from edge_dl.data import vowels
 from edge_dl.data.dataset import Split, output_name
 from edge_dl.data.series import Series, cut_windows
-from edge_dl.data.sounds import FULL_SCALE, RATES
+from edge_dl.data.sounds import RATES
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
+from edge_dl.runtime.samples import FULL_SCALE, to_samples
 
 
 def digits_rows(config: DataConfig, task: Task | None, *, seed: int) -> Source:
@@ -239,7 +240,7 @@ def _single_words(config: DataConfig, *, seed: int) -> Source:
         speakers += [f"{part} {number}" for number in np.repeat(np.arange(voices), count // voices)]
         sound = np.zeros((count, rate), np.int16)  # The longest word of the slowest voice is 0.83 s.
         for row, samples in enumerate(said):
-            sound[row, : len(samples)] = np.clip(np.rint(samples), -FULL_SCALE, FULL_SCALE - 1)
+            sound[row, : len(samples)] = to_samples(samples)
         parts[part] = Split({"sound": sound}, {"label": np.array(words, np.int32)}, np.arange(start, start + count))
         start += count
     return Source(

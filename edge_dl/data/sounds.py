@@ -14,9 +14,9 @@ import warnings
 import numpy as np
 
 from edge_dl.errors import UsageError
+from edge_dl.runtime.samples import FULL_SCALE, to_samples
 
 SUFFIXES = (".wav", ".wave")
-FULL_SCALE = 32768
 RATES = (1_000, 384_000)  # Hz
 # A sound whose share of samples at full scale is larger was too loud for its recorder.
 CLIPPED_SHARE = 0.001
@@ -71,7 +71,7 @@ def as_samples(stored: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
         shared = math.gcd(rate, wanted)
         values = resample_poly(values, wanted // shared, rate // shared)
-    return np.clip(np.rint(values * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_samples(values * FULL_SCALE)
 
 
 def is_clipped(samples: np.ndarray) -> bool:

@@ -15,10 +15,10 @@ import numpy as np
 from edge_dl.data.clips import Clips, Joining
 from edge_dl.data.dataset import Dataset, Split, data_hash, output_name
 from edge_dl.data.noise import coloured_noise, level
-from edge_dl.data.sounds import FULL_SCALE
 from edge_dl.data.validation import check_dataset
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
+from edge_dl.runtime.samples import FULL_SCALE, to_samples
 
 BLANK = "_blank_"
 SAMPLES = 2_000
@@ -138,7 +138,7 @@ def join(
             sound[place : place + len(samples)] += samples * loud * _edges(len(samples), rate)
             place += len(samples) + int(pause)
         sound *= FULL_SCALE * 10 ** (rng.uniform(*LOUDNESS) / 20)
-        sounds[row] = np.clip(np.rint(sound), -FULL_SCALE, FULL_SCALE - 1)
+        sounds[row] = to_samples(sound)
         words[row, : len(said)] = clips.words[chosen]
     return sounds, words
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_dl.data.noise import coloured_noise, level
-from edge_dl.data.sounds import FULL_SCALE
+from edge_dl.runtime.samples import FULL_SCALE, to_samples
 
 # First three formants in Hz, of men (Peterson & Barney 1952, table II; e and o as in Klatt 1980).
 FORMANTS = {
@@ -86,7 +86,7 @@ def record(label: str, voice: Voice, length: int, rate: int, rng: np.random.Gene
         window *= 10 ** (-rng.uniform(5, 30) / 20)
         window[start : start + len(said)] += said
     loudness = 10 ** (rng.uniform(-35, -15) / 20)
-    return np.clip(np.rint(window * loudness * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_samples(window * loudness * FULL_SCALE)
 
 
 def _unknown_word(rng: np.random.Generator) -> str:

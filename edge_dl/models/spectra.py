@@ -13,7 +13,8 @@ import numpy as np
 from keras import ops
 
 from edge_dl.errors import UsageError
-from edge_dl.runtime.spectra import FLOOR, FULL_SCALE, Spectrum, cosines, hann, mel_slopes
+from edge_dl.runtime.samples import FULL_SCALE
+from edge_dl.runtime.spectra import FLOOR, Spectrum, cosines, hann, mel_slopes
 
 TRANSFORMS = ("rfft", "matmul")
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from edge_dl.errors import UsageError
 from edge_dl.files import save_npz
+from edge_dl.runtime.samples import FULL_SCALE
 
-FULL_SCALE = 32768  # int16 samples become numbers from -1 to 1
 # Added to the power of a band. Noise of 14 steps of 16 bits has about that power in a band: what a room is never below.
 # It also keeps float32 within 1e-4 of float64, but for a loud pure tone (2e-4); 1e-6 let 1e-3 through.
 FLOOR = 1e-4

@@ -16,8 +16,8 @@ import numpy as np
 from edge_dl.errors import UsageError
 from edge_dl.runtime.agent import Session
 from edge_dl.runtime.hearing import other_rate
+from edge_dl.runtime.samples import FULL_SCALE, to_samples
 
-FULL_SCALE = 32768
 # Labels that stand for no word of their own: they never fire.
 QUIET_LABELS = ("_silence_", "_unknown_", "silence", "unknown", "_background_noise_", "background")
 
@@ -227,7 +227,7 @@ class StreamSession:
         if not np.isfinite(samples).all():
             raise UsageError("Samples must be finite.", received="NaN or infinity")
         if self._dtype == "int16":
-            return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+            return to_samples(samples * FULL_SCALE)
         return samples.astype(self._dtype)
 
     def _advance(self, packet: np.ndarray) -> Score | None:
