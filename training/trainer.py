@@ -132,8 +132,8 @@ class _Training:
         if self.config.mixed_precision and self.precision == "float32":
             progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
 
-        self.model = self._build(self.precision)
         self.keras = keras
+        self.model = self._answering(self._build(self.precision))
         if self.phases[-1].unfrozen:
             from edge_dl.models.transfer import unfreeze
 
@@ -210,6 +210,12 @@ class _Training:
 
     def _build(self, precision: str) -> Any:
         return _build(self.recipe, self.dataset, precision, self.backend, self.make)
+
+    def _answering(self, model: Any) -> Any:
+        """The part of `model` that gives what there are targets for: Keras wants a target for every output."""
+        if list(model.output) == [self.output]:
+            return model
+        return self.keras.Model(model.input, {self.output: model.output[self.output]}, name=model.name)
 
     def _epochs(self, state: Checkpoint, log: Any) -> None:
         from edge_dl.models import widest
@@ -436,8 +442,9 @@ class _Training:
         # In float32, whatever precision its weights were found in, and without optimizer and schedule: those are the
         # checkpoint's, and Keras alone could not load a file that names ours.
         model = self._build("float32")
-        model.set_weights(self.model.get_weights())
-        for written, trained in zip(model.layers, self.model.layers, strict=True):
+        answering = self._answering(model)
+        answering.set_weights(self.model.get_weights())
+        for written, trained in zip(answering.layers, self.model.layers, strict=True):
             written.trainable = trained.trainable  # Batch normalization that was kept still stays so when compressed.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:

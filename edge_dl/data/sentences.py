@@ -20,6 +20,7 @@ from edge_dl.errors import UsageError
 from edge_dl.files import read_json, write_json
 from edge_dl.recipe import DataConfig, Task
 from edge_dl.text import Tables
+from edge_dl.text.subwords import BEGIN, END, PADDING, UNKNOWN
 
 if TYPE_CHECKING:
     from edge_dl.data.dataset import Dataset, Split
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 FILE = "sentences.json"
 TABLES = "text.json"
 KINDS = {"subword": "unigram", "word": "word", "character": "character"}
-PADDING, UNKNOWN, BEGIN, END = range(4)
 VOCABULARY = 8_000
 # Of a window that follows from the data: nearly all training pairs fit, and one long sentence does not decide the rest.
 _SHARE, _LONGEST = 0.995, 64
