@@ -41,6 +41,7 @@ Build = Callable[[Task, Network, Dataset], Any]
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
 _SECONDS_BETWEEN_CHECKPOINTS = 2.0
+_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 4
 # Validation is short: compiling for a shape costs more than some padding.
 _EVALUATION_BUCKETS = 6
 
@@ -124,7 +125,9 @@ class _Training:
         self.epochs = self.phases[-1].last
         self.buckets: list[Bucket] = []
         if recipe.task is Task.TRANSLATION:
-            self.buckets = sentence_buckets(self.training)
+            # Compiling for a shape takes seconds: less than a few batches of it are not worth that.
+            most = len(self.training) // (_BATCHES_PER_BUCKET * self.config.batch_size)
+            self.buckets = sentence_buckets(self.training, most=max(1, min(_MOST_BUCKETS, most)))
             padded = padding_share(self.training, self.buckets)
             progress.say(f"{len(self.buckets)} buckets of sentence lengths: {padded:.1%} of the tokens are padding")
         self.steps = sum(len(rows) for _, rows in self._plan(0))
