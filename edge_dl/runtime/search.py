@@ -34,8 +34,7 @@ from typing import Protocol
 import numpy as np
 
 from edge_dl.errors import StageError, UsageError
-
-PADDING, UNKNOWN, BEGIN, END = range(4)
+from edge_dl.text.subwords import BEGIN, END, PADDING
 
 # No token is impossible: log 0 of a quantized softmax would make every later comparison one of infinities.
 SMALLEST = float(np.finfo(np.float32).tiny)
