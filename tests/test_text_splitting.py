@@ -40,7 +40,9 @@ def test_sentences(text: str, sentences: list[str]) -> None:
     assert all(sentence == sentence.strip() and not spaces.strip() for sentence, spaces in found)
 
 
-@pytest.mark.parametrize("text", [" " * 200_000 + "a", "a. " * 60_000, "." * 200_000, "A" * 200_000 + ". B", "。" * 99_999])
+@pytest.mark.parametrize(
+    "text", [" " * 200_000 + "a", "a. " * 60_000, "." * 200_000, "A" * 200_000 + ". B", "。" * 99_999]
+)
 def test_long_texts_take_no_long_time(text: str) -> None:
     started = time.process_time()
     found = split_sentences(text)

@@ -111,6 +111,9 @@ class Search:
             )
 
 
+GREEDY = Search()
+
+
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
     """A sequence that a search found.
@@ -140,7 +143,7 @@ def coverage_penalty(attention: np.ndarray, weight: float) -> np.ndarray:
     return weight * np.log(np.clip(attention, LEAST_ATTENTION, 1.0)).sum(-1)
 
 
-def search(decoder: Decoder, source: np.ndarray | Sequence[int], settings: Search = Search()) -> list[Hypothesis]:
+def search(decoder: Decoder, source: np.ndarray | Sequence[int], settings: Search = GREEDY) -> list[Hypothesis]:
     """The best sequences for a source, best first: `settings.best` of them, or as many as the beam found.
 
     Args:
@@ -161,11 +164,7 @@ def search(decoder: Decoder, source: np.ndarray | Sequence[int], settings: Searc
             received=f"{source.dtype} of shape {list(source.shape)}",
         )
     if settings.beams > decoder.beams:
-        raise UsageError(
-            f"The model takes {decoder.beams} hypothes{'is' if decoder.beams == 1 else 'es'} a step.",
-            received=f"beams={settings.beams}",
-            todo=f"Ask for at most {decoder.beams}, or convert the model again for more.",
-        )
+        raise too_many_beams(settings, decoder)
     longest = settings.longest or decoder.steps
     if not longest:
         raise UsageError("A search needs a limit to the length.", received="a model of any length", todo="Set longest.")
@@ -342,11 +341,7 @@ class _Scorer:
         """The first `count` rows of a step's attention, as a copy; (count, 0) where there is none."""
         if attention is None:
             if self.settings.coverage:
-                raise UsageError(
-                    "The coverage term needs a model that gives its attention.",
-                    received="a model without attention",
-                    todo="Leave coverage at 0.",
-                )
+                raise no_coverage()
             return np.zeros((count, 0), np.float32)
         self.attends = True
         rows = np.array(attention[:count], np.float32)
@@ -364,6 +359,24 @@ class _Scorer:
         if covered is None:
             return score
         return score + float(coverage_penalty(covered[self.places], self.settings.coverage))
+
+
+def too_many_beams(settings: Search, decoder: Decoder) -> UsageError:
+    """The error for more beams than a model takes."""
+    return UsageError(
+        f"The model takes {decoder.beams} hypothes{'is' if decoder.beams == 1 else 'es'} a step.",
+        received=f"beams={settings.beams}",
+        todo=f"Ask for at most {decoder.beams}, or convert the model again for more.",
+    )
+
+
+def no_coverage() -> UsageError:
+    """The error for a coverage term without attention."""
+    return UsageError(
+        "The coverage term needs a model that gives its attention.",
+        received="a model without attention",
+        todo="Leave coverage at 0.",
+    )
 
 
 def _check_probabilities(given: np.ndarray) -> None:

@@ -14,17 +14,15 @@ mark of the tables (" ⁇ "). A sentence of which the model knows nothing at all
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge_dl.bundle import Bundle, read_bundle
 from edge_dl.errors import UsageError, printable
 from edge_dl.files import member_path
-from edge_dl.runtime.search import Decoder, Hypothesis, Search, search
+from edge_dl.runtime.search import GREEDY, Decoder, Hypothesis, Search, no_coverage, search, too_many_beams
 from edge_dl.text import END, PADDING, UNKNOWN, Tables
 from edge_dl.text.normalization import SPACE
 from edge_dl.text.splitting import split_sentences
@@ -63,7 +61,10 @@ class Translator:
         decoder: the model.
         tables: vocabularies of both sides.
         length: tokens of a sentence that the model takes, its end among them; 0: any number.
+        attends: whether the model gives its attention; None: not known before it is asked.
     """
+
+    attends: bool | None = None
 
     def __init__(self, bundle: str | os.PathLike[str] | Bundle, *, runtime: str = "auto", threads: int = 1) -> None:
         """Open a bundle.
@@ -104,6 +105,7 @@ class Translator:
         self.decoder: Decoder = decoder
         self.tables = tables
         self.length = decoder.length
+        self.attends = described.attention is not None
 
     @classmethod
     def of(cls, decoder: Decoder, tables: Tables, *, length: int = 0) -> Translator:
@@ -119,7 +121,15 @@ class Translator:
         made.decoder, made.tables, made.length = decoder, tables, length
         return made
 
-    def translate(self, text: str, settings: Search = Search(), *, split: bool = True) -> list[Translation]:
+    def check(self, settings: Search) -> None:
+        """Raise a `UsageError` for settings that the model cannot do, before any text is given."""
+        settings.check()
+        if settings.beams > self.decoder.beams:
+            raise too_many_beams(settings, self.decoder)
+        if settings.coverage and self.attends is False:
+            raise no_coverage()
+
+    def translate(self, text: str, settings: Search = GREEDY, *, split: bool = True) -> list[Translation]:
         """The best translations of a text, best first: `settings.best`, or as many as the search found.
 
         A text of several sentences has the translations whose scores sum up highest, each sentence from its own
@@ -134,7 +144,7 @@ class Translator:
             UsageError: a sentence longer than the model takes, or a setting that the model cannot do.
             StageError: the model answers NaN.
         """
-        settings.check()
+        self.check(settings)
         stripped = text.strip()
         parts = split_sentences(text) if split else [(stripped, "")] if stripped else []
         # Checked before the first is translated: nobody should wait for an error.
@@ -203,7 +213,7 @@ class Translator:
             for place, token in enumerate(found.tokens)
         )
         notes = () if found.finished else (f"Cut off after {len(found.tokens)} tokens: the model did not end it.",)
-        text = target.decode(found.tokens, copies)
+        text = target.decode(found.tokens, copies).strip()
         return Translation(text, found.score, pieces, shown, alignment, found.finished, notes)
 
 
