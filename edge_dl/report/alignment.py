@@ -7,6 +7,7 @@ more of the attention. Drawn by hand as SVG: a few hundred squares and their lab
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ def _draw(picture: Alignment) -> tuple[str, float, float]:
     across = "".join(f"M{left:g} {top + row * CELL:g}h{wide}" for row in range(len(rows) + 1))
     down = "".join(f"M{left + column * CELL:g} {top:g}v{high}" for column in range(len(columns) + 1))
     parts.append(f'<path class="line" d="{across}{down}"/>')
-    return "".join(parts), max(left + max(wide, lean) + 16, widest), top + high + 20
+    return "".join(parts), math.ceil(max(left + max(wide, lean) + 16, widest)), math.ceil(top + high + 20)
 
 
 def _width(text: str, size: float = FONT) -> float:
