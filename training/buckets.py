@@ -13,8 +13,6 @@ import numpy as np
 
 from edge_dl.training.batches import Arrays
 
-# Every bucket is a shape to compile for.
-_MOST_BUCKETS = 24
 _PADDING = 0.07
 # Steps in a row of one bucket: the next bucket's data is another call of the backend.
 _RUN = 8
@@ -44,7 +42,7 @@ class Bucket:
         return Arrays(cut(arrays.x), cut(arrays.y), None if arrays.weight is None else cut(arrays.weight))
 
 
-def sentence_buckets(arrays: Arrays, *, most: int = _MOST_BUCKETS) -> list[Bucket]:
+def sentence_buckets(arrays: Arrays, *, most: int) -> list[Bucket]:
     """Buckets of sentence pairs (`source`, `target` and what goes with it, padded with 0 from some step on).
 
     The bucket that pads most is cut in two where that saves most, by the length of one side, until less than 7 % of all
@@ -52,7 +50,7 @@ def sentence_buckets(arrays: Arrays, *, most: int = _MOST_BUCKETS) -> list[Bucke
 
     Args:
         arrays: token numbers (samples, steps), 0 behind the last.
-        most: largest number of buckets.
+        most: largest number of buckets, each a shape to compile for.
     """
     lengths = np.stack([np.count_nonzero(arrays.x[name], axis=1) for name in ("source", "target")], axis=1)
     tokens = int(lengths.sum())
@@ -87,9 +85,7 @@ def padding_share(arrays: Arrays, buckets: Sequence[Bucket]) -> float:
     return 1 - real / held
 
 
-def bucket_runs(
-    buckets: Sequence[Bucket], batch_size: int, seed: int, epoch: int
-) -> list[tuple[int, np.ndarray]]:
+def bucket_runs(buckets: Sequence[Bucket], batch_size: int, seed: int, epoch: int) -> list[tuple[int, np.ndarray]]:
     """What epoch `epoch` (from 0) trains on: (bucket, rows within it (steps, batch)), in a new random order each epoch.
 
     What does not fill a bucket's last batch is left out of that epoch; a bucket smaller than a batch is one batch.

@@ -41,6 +41,7 @@ Build = Callable[[Task, Network, Dataset], Any]
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
 _SECONDS_BETWEEN_CHECKPOINTS = 2.0
+_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 4
 # Validation is short: compiling for a shape costs more than some padding.
 _EVALUATION_BUCKETS = 6
 
@@ -124,7 +125,9 @@ class _Training:
         self.epochs = self.phases[-1].last
         self.buckets: list[Bucket] = []
         if recipe.task is Task.TRANSLATION:
-            self.buckets = sentence_buckets(self.training)
+            # Compiling for a shape takes seconds: less than a few batches of it are not worth that.
+            most = len(self.training) // (_BATCHES_PER_BUCKET * self.config.batch_size)
+            self.buckets = sentence_buckets(self.training, most=max(1, min(_MOST_BUCKETS, most)))
             padded = padding_share(self.training, self.buckets)
             progress.say(f"{len(self.buckets)} buckets of sentence lengths: {padded:.1%} of the tokens are padding")
         self.steps = sum(len(rows) for _, rows in self._plan(0))
@@ -132,8 +135,8 @@ class _Training:
         if self.config.mixed_precision and self.precision == "float32":
             progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
 
-        self.model = self._build(self.precision)
         self.keras = keras
+        self.model = self._answering(self._build(self.precision))
         if self.phases[-1].unfrozen:
             from edge_dl.models.transfer import unfreeze
 
@@ -210,6 +213,12 @@ class _Training:
 
     def _build(self, precision: str) -> Any:
         return _build(self.recipe, self.dataset, precision, self.backend, self.make)
+
+    def _answering(self, model: Any) -> Any:
+        """The part of `model` that gives what there are targets for: Keras wants a target for every output."""
+        if list(model.output) == [self.output]:
+            return model
+        return self.keras.Model(model.input, {self.output: model.output[self.output]}, name=model.name)
 
     def _epochs(self, state: Checkpoint, log: Any) -> None:
         from edge_dl.models import widest
@@ -436,8 +445,9 @@ class _Training:
         # In float32, whatever precision its weights were found in, and without optimizer and schedule: those are the
         # checkpoint's, and Keras alone could not load a file that names ours.
         model = self._build("float32")
-        model.set_weights(self.model.get_weights())
-        for written, trained in zip(model.layers, self.model.layers, strict=True):
+        answering = self._answering(model)
+        answering.set_weights(self.model.get_weights())
+        for written, trained in zip(answering.layers, self.model.layers, strict=True):
             written.trainable = trained.trainable  # Batch normalization that was kept still stays so when compressed.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:

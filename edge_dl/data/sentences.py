@@ -20,6 +20,7 @@ from edge_dl.errors import UsageError
 from edge_dl.files import read_json, write_json
 from edge_dl.recipe import DataConfig, Task
 from edge_dl.text import Tables
+from edge_dl.text.subwords import BEGIN, END, PADDING, UNKNOWN
 
 if TYPE_CHECKING:
     from edge_dl.data.dataset import Dataset, Split
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 FILE = "sentences.json"
 TABLES = "text.json"
 KINDS = {"subword": "unigram", "word": "word", "character": "character"}
-PADDING, UNKNOWN, BEGIN, END = range(4)
 VOCABULARY = 8_000
 # Of a window that follows from the data: nearly all training pairs fit, and one long sentence does not decide the rest.
 _SHARE, _LONGEST = 0.995, 64
@@ -146,7 +146,9 @@ def tokenize(pairs: Pairs, config: DataConfig, task: Task | None, *, seed: int) 
     if config.limit:
         parts = {part: [items[row] for row in subset(len(items), config.limit, rng)] for part, items in parts.items()}
     size = config.vocabulary or VOCABULARY
-    tables = Tables(*(train_subwords([pair[side] for pair in parts["train"]], size, KINDS[config.level]) for side in (0, 1)))
+    tables = Tables(
+        *(train_subwords([pair[side] for pair in parts["train"]], size, KINDS[config.level]) for side in (0, 1))
+    )
     encoded = {
         part: [
             encode_lines(table, [pair[side] for pair in items])
@@ -155,7 +157,9 @@ def tokenize(pairs: Pairs, config: DataConfig, task: Task | None, *, seed: int) 
         for part, items in parts.items()
     }
     # A mark of begin or end beside the tokens.
-    lengths = {part: np.array([list(map(len, side)) for side in sides]).max(axis=0) + 1 for part, sides in encoded.items()}
+    lengths = {
+        part: np.array([list(map(len, side)) for side in sides]).max(axis=0) + 1 for part, sides in encoded.items()
+    }
     window = config.window or _window(lengths["train"])
     splits, first = {}, 0
     for part, sides in encoded.items():

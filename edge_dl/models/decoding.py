@@ -55,7 +55,9 @@ class SourceAttention(keras.layers.Layer):
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}. Received: score={score!r}")
         self.units, self.score = int(units), score
-        self.combine = keras.layers.Dense(self.units, activation="tanh", use_bias=False, name="combine", dtype=self.dtype_policy)
+        self.combine = keras.layers.Dense(
+            self.units, activation="tanh", use_bias=False, name="combine", dtype=self.dtype_policy
+        )
         if score == "additive":
             self.query = keras.layers.Dense(self.units, use_bias=False, name="query", dtype=self.dtype_policy)
             self.energy = keras.layers.Dense(1, use_bias=False, name="energy", dtype=self.dtype_policy)

@@ -95,9 +95,7 @@ def _text(folder: DataFolder, name: str) -> str:
     try:
         text = folder.content(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            "Text files must be UTF-8.", received=f"{name} (byte {error.start}: {error.reason})"
-        ) from None
+        raise UsageError("Text files must be UTF-8.", received=f"{name} (byte {error.start}: {error.reason})") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
