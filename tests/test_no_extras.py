@@ -14,7 +14,8 @@ import pytest
 import tflite_models as models
 
 EXTRAS = ("tensorflow", "keras", "tf_keras", "jax", "torch", "jinja2", "matplotlib", "yaml", "sklearn", "tensorboard",
-          "ai_edge_quantizer", "tensorflow_model_optimization", "tensorflow_hub", "sentencepiece", "psutil", "pytest")  # fmt: skip
+          "ai_edge_quantizer", "tensorflow_model_optimization", "tensorflow_hub", "sentencepiece", "psutil",
+          "pytest")  # fmt: skip
 # In every child too, since it stands on the path: these packages are not found, as where they are not installed.
 SITE = f"""
 import importlib.machinery

@@ -7,7 +7,8 @@ says whether a network, its lowering and its search work; it says nothing of how
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import re
+from collections import Counter
 
 import numpy as np
 
@@ -15,10 +16,9 @@ from edge_dl.data import toy_phrases
 
 Pair = tuple[str, str]
 
-PARTS = ("train", "validation", "test")
 # Of numbers, dates and composed sentences each.
 HELD_OUT = 0.1
-NUMBERS, DATES, COMPOSED = 3_000, 1_000, 1_200
+NUMBERS, DATES = 3_000, 1_000
 # Always trained on: what a demonstration types.
 DEMO = ("I love pizza", "I love deep learning")
 YEARS = (1500, 2099)
@@ -40,34 +40,49 @@ def toy_pairs(seed: int) -> dict[str, list[Pair]]:
 
     A tenth of the numbers from 100 on, of the dates and of the composed sentences is held out for validation, and as
     much for the test. A date stands in one part in all its spellings, and a sentence with and without its full stop.
-    Numbers below 100, single sentences and what a demonstration types are in training only: their words are met
-    nowhere else.
+    Every word of a held out sentence stands in training too: numbers below 100, single sentences and what a
+    demonstration types are in training only.
 
     Args:
-        seed: decides which numbers, dates and sentences there are, and in which part.
+        seed: decides which numbers and dates there are, and what is held out.
     """
     rng = np.random.default_rng([seed, NUMBERS])
-    parts: dict[str, list[Pair]] = {part: [] for part in PARTS}
-    parts["train"] += [(str(number), number_in_words(number)) for number in range(100)]
-    parts["train"] += [pair for single in toy_phrases.WRITTEN for pair in _as_typed(single)]
     numbers = 100 + rng.choice(9_900, NUMBERS, replace=False)
-    first = datetime.date(YEARS[0], 1, 1).toordinal()
-    days = first + rng.choice(datetime.date(YEARS[1] + 1, 1, 1).toordinal() - first, DATES, replace=False)
+    first, end = (datetime.date(year, 1, 1).toordinal() for year in (YEARS[0], YEARS[1] + 1))
+    days = first + rng.choice(end - first, DATES, replace=False)
     composed = [_as_typed(pair) for pair in toy_phrases.composed()]
-    demo = [item for item in composed if item[-1][0] in DEMO]
-    others = [item for item in composed if item not in demo]
-    chosen = rng.choice(len(others), COMPOSED - len(demo), replace=False)
-    parts["train"] += [pair for item in demo for pair in item]
+    composed = [composed[row] for row in rng.permutation(len(composed))]
+    trained = [
+        *([_number(number)] for number in range(100)),
+        *(_as_typed(pair) for pair in toy_phrases.WRITTEN),
+        *(pairs for pairs in composed if pairs[-1][0] in DEMO),
+    ]
+    parts = {"train": [pair for pairs in trained for pair in pairs], "validation": [], "test": []}
     for groups in (
-        [[(str(number), number_in_words(number))] for number in numbers.tolist()],
+        [[_number(number)] for number in numbers.tolist()],
         [_spellings(datetime.date.fromordinal(day)) for day in days.tolist()],
-        [others[number] for number in chosen.tolist()],
+        [pairs for pairs in composed if pairs[-1][0] not in DEMO],
     ):
-        held = round(HELD_OUT * len(groups))
-        cut = (groups[2 * held :], groups[:held], groups[held : 2 * held])
-        for part, items in zip(PARTS, cut, strict=True):
-            parts[part] += [pair for item in items for pair in item]
+        kept, held = _hold_out(groups, 2 * round(HELD_OUT * len(groups)))
+        half = len(held) // 2
+        for part, items in (("train", kept), ("validation", held[:half]), ("test", held[half:])):
+            parts[part] += [pair for pairs in items for pair in pairs]
     return {part: [pairs[row] for row in rng.permutation(len(pairs))] for part, pairs in parts.items()}
+
+
+def _hold_out(groups: list[list[Pair]], count: int) -> tuple[list[list[Pair]], list[list[Pair]]]:
+    """Groups kept, and the first `count` whose words all stand in a group that is kept."""
+    words = [{word for pair in pairs for side in pair for word in re.findall(r"[^\W\d]+", side)} for pairs in groups]
+    left = Counter(word for group in words for word in group)
+    kept: list[list[Pair]] = []
+    held: list[list[Pair]] = []
+    for pairs, own in zip(groups, words, strict=True):
+        if len(held) < count and all(left[word] > 1 for word in own):
+            held.append(pairs)
+            left.subtract(own)
+        else:
+            kept.append(pairs)
+    return kept, held
 
 
 def number_in_words(number: int) -> str:
@@ -106,13 +121,17 @@ def date_in_words(date: datetime.date) -> str:
     return f"le {day} {MONTHS[date.month - 1][1]} {date.year}"
 
 
+def _number(number: int) -> Pair:
+    return str(number), number_in_words(number)
+
+
 def _spellings(date: datetime.date) -> list[Pair]:
     month = MONTHS[date.month - 1][0]
     written = (f"{month} {date.day}, {date.year}", f"{date:%d.%m.}{date.year}", date.isoformat())
     return [(text, date_in_words(date)) for text in written]
 
 
-def _as_typed(pair: Pair) -> Sequence[Pair]:
+def _as_typed(pair: Pair) -> list[Pair]:
     """A sentence, and if it ends with a full stop also without, which many leave out."""
     english, french = pair
     if not english.endswith(".") or not french.endswith("."):
