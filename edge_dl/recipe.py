@@ -31,6 +31,7 @@ class Task(str, Enum):
     LANGUAGE_MODEL = "language-model"  # the next token, at every step
     EMBEDDING = "embedding"  # a vector of length 1: what is alike lies close
     TRANSCRIPTION = "transcription"  # the words of a sound, in their order
+    TRANSLATION = "translation"  # a sentence for a sentence, token by token
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,16 @@ class DataConfig:
         boundaries: rows of a series where validation and test begin and where the data ends; empty: by the shares.
         missing: missing values of a series: "refuse", or "forward" (the last known value; leading gaps are dropped).
         limit: use at most so many samples of each split (a quick try); 0 means all.
-        window: time steps an input window holds (CSV series, text); 0: as the source gives.
+        window: time steps an input window holds (CSV series, text); 0: as the source gives. Of sentence pairs: the
+            most tokens of a side, marks of begin and end included; 0: what nearly all training pairs need.
         horizon: steps to predict (forecast).
         stride: steps between two windows; 0: 1 for a series, the window's length for text.
-        target: name of the column to predict (CSV); empty: every column.
+        target: name of the column to predict (CSV); empty: every column. Of sentence pairs in one file a language: the
+            ending of the files to translate into.
         columns: names of the input columns (CSV); empty: every numeric one.
         season: steps in a season, for the seasonal baseline (forecast); 0: none.
-        level: "character" or "word" (language model).
-        vocabulary: largest vocabulary, most frequent first; 0: no limit.
+        level: "character" or "word" (language model); "subword" too (sentence pairs).
+        vocabulary: largest vocabulary, most frequent first; 0: no limit. Of sentence pairs: for each side.
         length: sequence length of generated tasks (adding problem).
         samples: number of training samples of generated tasks, and of joined strings.
     """
@@ -237,7 +240,36 @@ class SpeechConfig:
     family: str = "speech"
 
 
-Network = RecurrentConfig | ImageConfig | TransferConfig | SpeechConfig
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """An encoder that reads a sentence and a decoder that says another, token by token.
+
+    Attributes:
+        cell: "lstm" or "gru", of encoder and decoder.
+        units: units of each layer, the same in the encoder (both directions together) and the decoder, which starts
+            from the encoder's last states.
+        embedding: size of token embeddings, on both sides.
+        bidirectional: whether the encoder reads both ways.
+        attention: how the decoder looks back at the source: "additive" (Bahdanau et al. 2015), "multiplicative" (Luong
+            et al. 2015, "general"), or "none": all it knows is the encoder's last states (Sutskever et al. 2014).
+        input_feeding: whether a step is told what the last one's attention found (Luong et al. 2015, section 3.3).
+        residual: whether a layer's input is added to its output where the sizes allow it.
+        dropout: dropout of embeddings, between layers and before the head.
+        family: tells this kind of network from others in a run's record.
+    """
+
+    cell: str = "lstm"
+    units: tuple[int, ...] = (256,)
+    embedding: int = 128
+    bidirectional: bool = True
+    attention: str = "additive"
+    input_feeding: bool = True
+    residual: bool = False
+    dropout: float = 0.2
+    family: str = "seq2seq"
+
+
+Network = RecurrentConfig | ImageConfig | TransferConfig | SpeechConfig | Seq2SeqConfig
 """What a recipe says of its model; `family` tells which it is."""
 
 

@@ -34,6 +34,12 @@ class Arrays:
     def __len__(self) -> int:
         return len(next(iter(self.x.values())))
 
+    @property
+    def steps(self) -> int:
+        """Size of the targets' second axis; 1 where they have none."""
+        shape = next(iter(self.y.values())).shape
+        return shape[1] if len(shape) > 1 else 1
+
     @classmethod
     def of(cls, split: Split) -> Arrays:
         """The arrays of a split."""

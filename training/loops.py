@@ -80,7 +80,11 @@ def _make_variables(model: keras.Model, sample: Arrays) -> None:
 
     x, y, weight = tensors(sample.x), tensors(sample.y), tensors(sample.weight)
     # The answer's values do not matter, and on an untraced model every operator would be compiled by itself.
-    answer = {name: keras.ops.zeros((len(sample), *output.shape[1:])) for name, output in model.output.items()}
+    # An axis that the model leaves free is one of time: the target's.
+    answer = {
+        name: keras.ops.zeros((len(sample), *(size or sample.steps for size in output.shape[1:])))
+        for name, output in model.output.items()
+    }
     model.compute_loss(x=x, y=y, y_pred=answer, sample_weight=weight, training=False)
     model.compute_metrics(x=x, y=y, y_pred=answer, sample_weight=weight)
     model.reset_metrics()

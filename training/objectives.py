@@ -14,7 +14,7 @@ from edge_dl.data.dataset import Dataset
 from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
 
-CLASSES = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
+CLASSES = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL, Task.TRANSLATION)
 # Far below what float32 softmax gives for a class that training can still find, and above its smallest numbers.
 _TINY = 1e-30
 
@@ -32,10 +32,10 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Loss of each answer, (...)."""
-        classes = y_pred.shape[-1]
-        target = ops.one_hot(ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
-        target = target * (1 - self.smoothing) + self.smoothing / classes
-        return ops.categorical_crossentropy(target, y_pred)
+        right = ops.sparse_categorical_crossentropy(ops.cast(y_true, "int32"), y_pred)
+        # The even share costs -log p of every class; written out, no target of all classes is ever made.
+        logs = ops.log(ops.clip(y_pred, keras.config.epsilon(), 1.0))
+        return (1 - self.smoothing) * right - self.smoothing * ops.mean(logs, axis=-1)
 
 
 class ScaledSquaredError(keras.losses.Loss):
@@ -184,7 +184,7 @@ def loss_and_metrics(
             else keras.losses.SparseCategoricalCrossentropy()
         )
         metrics: list[keras.metrics.Metric] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-        if task is Task.LANGUAGE_MODEL:
+        if task in (Task.LANGUAGE_MODEL, Task.TRANSLATION):
             metrics.append(keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy"))
         else:
             metrics.append(BalancedAccuracy(len(dataset.labels)))

@@ -10,6 +10,7 @@ from edge_dl.recipe import (
     ImageConfig,
     Recipe,
     RecurrentConfig,
+    Seq2SeqConfig,
     SpeechConfig,
     Task,
     TrainingConfig,
@@ -31,6 +32,10 @@ _WORDS_TRAINING = TrainingConfig(
     speed=0.2,
     gain=0.3,
     background=0.5,
+)
+_PAIRS = DataConfig("toy-translation", level="subword")
+_PAIRS_TRAINING = TrainingConfig(
+    epochs=15, schedule="cosine", warmup=1, learning_rate=2e-3, label_smoothing=0.1, batch_size=64
 )
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)
@@ -185,6 +190,22 @@ RECIPES: dict[str, Recipe] = {
                 gain=0.3,
                 background=0.2,
             ),
+        ),
+        Recipe(
+            "seq2seq",
+            "Translation with a fixed vector between encoder and decoder (Sutskever et al. 2014), --data pairs.tsv",
+            Task.TRANSLATION,
+            _PAIRS,
+            Seq2SeqConfig(attention="none", input_feeding=False),
+            _PAIRS_TRAINING,
+        ),
+        Recipe(
+            "translate",
+            "Translation with attention and input feeding (Luong et al. 2015), --data pairs.tsv",
+            Task.TRANSLATION,
+            _PAIRS,
+            Seq2SeqConfig(),
+            _PAIRS_TRAINING,
         ),
     )
 }

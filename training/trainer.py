@@ -32,6 +32,7 @@ from edge_dl.training.backend import (
     set_seed,
 )
 from edge_dl.training.batches import Arrays, Augmentation, balanced, evaluation_rows, training_rows
+from edge_dl.training.buckets import Bucket, bucket_runs, padding_share, sentence_buckets
 from edge_dl.training.checkpoint import Checkpoint
 from edge_dl.training.phases import Phase, phases
 
@@ -40,6 +41,9 @@ Build = Callable[[Task, Network, Dataset], Any]
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
 _SECONDS_BETWEEN_CHECKPOINTS = 2.0
+_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 4
+# Validation is short: compiling for a shape costs more than some padding.
+_EVALUATION_BUCKETS = 6
 
 
 def train(
@@ -119,13 +123,20 @@ class _Training:
             self.training = balanced(self.training, self.output)
         self.phases = phases(recipe)
         self.epochs = self.phases[-1].last
-        self.steps = len(training_rows(self.config, len(self.training), 0))
+        self.buckets: list[Bucket] = []
+        if recipe.task is Task.TRANSLATION:
+            # Compiling for a shape takes seconds: less than a few batches of it are not worth that.
+            most = len(self.training) // (_BATCHES_PER_BUCKET * self.config.batch_size)
+            self.buckets = sentence_buckets(self.training, most=max(1, min(_MOST_BUCKETS, most)))
+            padded = padding_share(self.training, self.buckets)
+            progress.say(f"{len(self.buckets)} buckets of sentence lengths: {padded:.1%} of the tokens are padding")
+        self.steps = sum(len(rows) for _, rows in self._plan(0))
         self.precision = choose_precision(self.config.mixed_precision, backend, device)
         if self.config.mixed_precision and self.precision == "float32":
             progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
 
-        self.model = self._build(self.precision)
         self.keras = keras
+        self.model = self._answering(self._build(self.precision))
         if self.phases[-1].unfrozen:
             from edge_dl.models.transfer import unfreeze
 
@@ -144,12 +155,14 @@ class _Training:
 
             unfreeze(self.model, phase.unfrozen)
         self.loss, metrics = loss_and_metrics(self.recipe.task, self.config, self.dataset, self.output)
+        # A weight that balances classes must not touch their metrics; one that takes padding out must.
+        watched = "weighted_metrics" if self.recipe.task is Task.TRANSLATION else "metrics"
         # `jit_compile` concerns Keras' own `fit`; the loop compiles for itself.
         self.model.compile(
             make_optimizer(phase.config, self.steps),
             loss={self.output: self.loss},
-            metrics={self.output: metrics},
             jit_compile=False,
+            **{watched: {self.output: metrics}},
         )
         # Rank 4 are pictures, which no layer walks through step by step.
         time_steps = max(array.shape[1] if array.ndim in (2, 3) else 1 for array in self.training.x.values())
@@ -201,15 +214,22 @@ class _Training:
     def _build(self, precision: str) -> Any:
         return _build(self.recipe, self.dataset, precision, self.backend, self.make)
 
+    def _answering(self, model: Any) -> Any:
+        """The part of `model` that gives what there are targets for: Keras wants a target for every output."""
+        if list(model.output) == [self.output]:
+            return model
+        return self.keras.Model(model.input, {self.output: model.output[self.output]}, name=model.name)
+
     def _epochs(self, state: Checkpoint, log: Any) -> None:
         from edge_dl.models import widest
 
         augment = Augmentation(self.config, self.dataset)
-        data = None if augment else self.loop.place(self.training)
+        data = None if augment else self._place(self.training)
         checks: list[tuple[Any, list[np.ndarray]]] = []
         if self.validation is not None:
-            batches = evaluation_rows(len(self.validation), widest(self.model))
-            checks = [(self.loop.place(self.validation), batches)]
+            for part in self._parts(self.validation):
+                batches = evaluation_rows(len(part), widest(self.model, part.x))
+                checks.append((self.loop.place(part), batches))
         saved = time.monotonic()
         with self.progress.step(f"Training {self.recipe.name}", self.epochs * self.steps) as bar:
             bar.advance(state.epoch * self.steps)
@@ -223,12 +243,12 @@ class _Training:
                     self._next_phase(state)
                 started = time.perf_counter()
                 self._set_learning_rate(state)
-                rows = training_rows(self.config, len(self.training), state.epoch)
-                placed = self.loop.place(augment(self.training, state.epoch)) if data is None else data
+                plan = self._plan(state.epoch)
+                placed = self._place(augment(self.training, state.epoch)) if data is None else data
                 waited = time.perf_counter() - started
-                results = self._train_epoch(placed, rows, state.epoch, bar)
-                for placed_validation, batches in checks:
-                    evaluated = self._evaluate(placed_validation, batches)
+                results = self._train_epoch(placed, plan, state.epoch, bar)
+                if checks:
+                    evaluated = self._evaluate(checks)
                     results |= {f"validation_{name}": value for name, value in evaluated.items()}
                 self._require_finite(results, state.epoch)
                 state.epoch += 1
@@ -257,40 +277,60 @@ class _Training:
         """The phase that trains epoch `epoch`, from 0."""
         return next(phase for phase in self.phases if epoch < phase.last)
 
-    def _train_epoch(self, data: Any, rows: np.ndarray, epoch: int, bar: Step) -> dict[str, float]:
+    def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """What an epoch trains on: (part of the training data, rows within it (steps, batch))."""
+        if self.buckets:
+            return bucket_runs(self.buckets, self.config.batch_size, self.config.seed, epoch)
+        return [(0, training_rows(self.config, len(self.training), epoch))]
+
+    def _parts(self, arrays: Arrays) -> list[Arrays]:
+        """Arrays to be evaluated, in parts of one shape."""
+        if not self.buckets:
+            return [arrays]
+        return [bucket.of(arrays) for bucket in sentence_buckets(arrays, most=_EVALUATION_BUCKETS)]
+
+    def _place(self, arrays: Arrays) -> list[Any]:
+        """Training data on the device, in the parts that a plan names."""
+        return [self.loop.place(bucket.of(arrays)) for bucket in self.buckets] or [self.loop.place(arrays)]
+
+    def _train_epoch(
+        self, data: list[Any], plan: list[tuple[int, np.ndarray]], epoch: int, bar: Step
+    ) -> dict[str, float]:
         from edge_dl.training.objectives import readable
 
         count = self.config.steps_per_execution or self._steps_per_call
         self.loop.begin()
         try:
-            first = 0
-            while first < len(rows):
-                last = min(len(rows), first + count)
-                started = time.perf_counter()
-                self.loop.train(data, rows, first, last)
-                seconds = time.perf_counter() - started
-                results = self.loop.results()
-                self._require_finite(results, epoch)
-                bar.advance(last - first, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
-                first = last
-                if not self.config.steps_per_execution:
-                    # At most twice as many as before: the first call's time was spent compiling. An epoch is the most
-                    # that one call can do.
-                    ideal = int(count * _SECONDS_PER_CALL / max(seconds, 1e-6))
-                    count = self._steps_per_call = max(1, min(2 * count, ideal, len(rows)))
+            for part, rows in plan:
+                first = 0
+                while first < len(rows):
+                    last = min(len(rows), first + count)
+                    started = time.perf_counter()
+                    self.loop.train(data[part], rows, first, last)
+                    seconds = time.perf_counter() - started
+                    results = self.loop.results()
+                    self._require_finite(results, epoch)
+                    bar.advance(last - first, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
+                    first = last
+                    if not self.config.steps_per_execution:
+                        # At most twice as many as before: the first call's time was spent compiling. What lies in one
+                        # run is the most that one call can do.
+                        ideal = int(count * _SECONDS_PER_CALL / max(seconds, 1e-6))
+                        count = self._steps_per_call = max(1, min(2 * count, ideal, len(rows)))
         finally:
             self.loop.finish()
         return readable(results, self.output)
 
     _steps_per_call = 8
 
-    def _evaluate(self, data: Any, batches: list[np.ndarray]) -> dict[str, float]:
+    def _evaluate(self, checks: list[tuple[Any, list[np.ndarray]]]) -> dict[str, float]:
         from edge_dl.training.objectives import readable
 
         self.loop.begin()
         try:
-            for rows in batches:
-                self.loop.evaluate(data, rows)
+            for data, batches in checks:
+                for rows in batches:
+                    self.loop.evaluate(data, rows)
             return readable(self.loop.results(), self.output)
         finally:
             self.loop.finish()
@@ -405,14 +445,16 @@ class _Training:
         # In float32, whatever precision its weights were found in, and without optimizer and schedule: those are the
         # checkpoint's, and Keras alone could not load a file that names ours.
         model = self._build("float32")
-        model.set_weights(self.model.get_weights())
-        for written, trained in zip(model.layers, self.model.layers, strict=True):
+        answering = self._answering(model)
+        answering.set_weights(self.model.get_weights())
+        for written, trained in zip(answering.layers, self.model.layers, strict=True):
             written.trainable = trained.trainable  # Batch normalization that was kept still stays so when compressed.
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)
         seconds = sum(entry["seconds"] for entry in state.history)
-        samples = self.steps * min(self.config.batch_size, len(self.training)) * len(state.history)
+        # A bucket's last batch may be smaller than others; of an epoch it is one.
+        samples = sum(rows.size for _, rows in self._plan(0)) * len(state.history)
         facts: dict[str, Any] = {
             "backend": f"{self.backend} {backend_version(self.backend)}",
             "device": str(self.device),
@@ -420,6 +462,7 @@ class _Training:
             "parameters": int(model.count_params()),
             "best_epoch": state.state.get("best_epoch", state.epoch) if state.best else state.epoch,
             "samples_per_second": round(samples / max(seconds, 1e-9), 1),
+            **({"padding": round(padding_share(self.training, self.buckets), 4)} if self.buckets else {}),
             "input_share": round(sum(entry["input_seconds"] for entry in state.history) / max(seconds, 1e-9), 4),
         }
         if len(self.phases) > 1:

@@ -5,8 +5,10 @@ steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labe
 (samples, values) float32, `forecast` (samples, horizon, targets) float32 in the series' own unit, `next_token`
 (samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded; `words` (samples, most) int32:
 the words of a sound, class numbers from 1, and 0, the blank that is no word, behind the last. Sounds that words are
-said in have one length, with silence around the words: no length of their own goes with them. Arrays that a user named
-keep their names.
+said in have one length, with silence around the words: no length of their own goes with them. Sentence pairs are
+`source` (samples, steps) int32, tokens and the end mark, `target` (samples, steps) int32, the begin mark and tokens, and
+`next_token`, tokens and the end mark, all filled with 0, padding, which a weight of 0 takes out of every count. Arrays
+that a user named keep their names.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from edge_dl.data.clips import Clips
+from edge_dl.data.sentences import Sentences
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import Task
@@ -36,6 +39,7 @@ OUTPUT_NAMES = {
     Task.LANGUAGE_MODEL: "next_token",
     Task.EMBEDDING: "embedding",
     Task.TRANSCRIPTION: "words",
+    Task.TRANSLATION: "next_token",
 }
 
 
@@ -118,6 +122,8 @@ class Dataset:
         notes: remarks that belong into the report, such as what was filled or dropped.
         rate: samples a second of `sound`, in Hz; 0: there is none.
         clips: the single words that training strings are joined of (transcription only).
+        sentences: tables of both sides' tokens, and the sentences of validation and test as they were written
+            (translation only).
     """
 
     name: str
@@ -137,6 +143,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     rate: int = 0
     clips: Clips | None = None
+    sentences: Sentences | None = None
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -160,6 +167,7 @@ class Dataset:
             "notes": list(self.notes),
             "rate": self.rate,
             "joining": None if self.clips is None else self.clips.joining.to_json(),
+            "sentences": None if self.sentences is None else self.sentences.sha256,
             "splits": {part: _describe_split(split, self) for part, split in self.parts.items()},
         }
 
@@ -192,7 +200,7 @@ def split_arrays(split: Split) -> dict[str, np.ndarray]:
 
 
 def save(dataset: Dataset, folder: str | Path) -> None:
-    """Write dataset.json, train.npz, validation.npz, test.npz and perhaps clips.npz into `folder`, each atomically.
+    """Write dataset.json, train.npz, validation.npz, test.npz and what goes with a task into `folder`, each atomically.
 
     The description goes last: a folder with a description is whole.
     """
@@ -202,6 +210,8 @@ def save(dataset: Dataset, folder: str | Path) -> None:
         save_npz(folder / f"{part}.npz", split_arrays(split))
     if dataset.clips is not None:
         save_npz(folder / f"{CLIPS}.npz", dataset.clips.arrays())
+    if dataset.sentences is not None:
+        dataset.sentences.write(folder)
     write_json(folder / DESCRIPTION, dataset.describe())
 
 
@@ -226,6 +236,7 @@ def read(folder: str | Path) -> Dataset:
             received=f"{folder}: SHA-256 {found}, recorded {record['sha256']}",
             todo="Run the data stage again with --force.",
         )
+    sentences = Sentences.read(folder, record["sentences"]) if record.get("sentences") else None
     try:
         forecast = record.get("forecast")
         return Dataset(
@@ -243,6 +254,7 @@ def read(folder: str | Path) -> Dataset:
             notes=tuple(record["notes"]),
             rate=record.get("rate", 0),
             clips=clips,
+            sentences=sentences,
             **parts,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

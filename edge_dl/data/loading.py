@@ -31,6 +31,7 @@ def load(
     """
     from edge_dl.data import forms, registry
     from edge_dl.data.files import locate
+    from edge_dl.data.sentences import Pairs, tokenize
 
     _check(config)
     if config.source in registry.SETS:
@@ -38,6 +39,8 @@ def load(
         source = registry.open_set(config, task, seed=seed, progress=progress)
     else:
         source = forms.read(locate(config.source, registry.SETS), config, task)
+    if isinstance(source, Pairs):
+        return tokenize(source, config, task, seed=seed)
     if task is Task.TRANSCRIPTION and source.rate:  # Single words; other forms hold strings as they are.
         from edge_dl.data.strings import join_dataset
 

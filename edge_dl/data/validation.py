@@ -12,13 +12,15 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 
 MIN_SAMPLES = {"train": 2, "validation": 1, "test": 1}
-RANKS = {"sequence": 3, "image": 4, "sound": 2, "tokens": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3,
+RANKS = {"sequence": 3, "image": 4, "sound": 2, "tokens": 2, "source": 2, "target": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3,
          "next_token": 2, "embedding": 1, "words": 2}  # fmt: skip
 MEANING = {
     "sequence": "(samples, steps, features)",
     "image": "(samples, height, width, channels)",
     "sound": "(samples, length), a sound each",
     "tokens": "(samples, steps)",
+    "source": "(samples, steps), tokens",
+    "target": "(samples, steps), tokens",
     "label": "(samples,)",
     "labels": "(samples, steps)",
     "value": "(samples, values)",
@@ -57,7 +59,7 @@ def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
     if dataset.vocabulary:
         for part, split in dataset.parts.items():
             for name, array in {**split.x, **split.y}.items():
-                if name in ("tokens", "next_token"):
+                if name in ("tokens", "target", "next_token"):
                     _check_range(array, len(dataset.vocabulary), f"{part} {name}", "token numbers", "the vocabulary")
 
 

@@ -1,4 +1,4 @@
-"""Keras definitions of networks for series, pictures and speech, in keras.ops only: any Keras backend trains them.
+"""Keras definitions of networks for series, pictures, speech and sentences, in keras.ops only: any Keras backend trains them.
 
 Importing this package does not import Keras; naming one of its functions or layers does. `register()` makes the
 layers known to `keras.saving.load_model`.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_dl.models.attention import AdditiveAttentionPooling
     from edge_dl.models.building import build, widest
+    from edge_dl.models.decoding import AttentionCell, AttentionDecoder, SourceAttention, SourceMask
     from edge_dl.models.hub import HubFeatures
     from edge_dl.models.masking import SpectrumMasking
     from edge_dl.models.normalizing import RunningNormalization, UtteranceNormalization
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
+    "AttentionCell": "edge_dl.models.decoding",
+    "AttentionDecoder": "edge_dl.models.decoding",
     "HubFeatures": "edge_dl.models.hub",
     "LastObservation": "edge_dl.models.scaling",
     "LearnedPositions": "edge_dl.models.positions",
     "Resize": "edge_dl.models.resizing",
     "RunningNormalization": "edge_dl.models.normalizing",
+    "SourceAttention": "edge_dl.models.decoding",
+    "SourceMask": "edge_dl.models.decoding",
     "SpectrumMasking": "edge_dl.models.masking",
     "SpeechFeatures": "edge_dl.models.spectra",
     "Standardize": "edge_dl.models.scaling",
@@ -37,11 +42,15 @@ _WHERE = {
 
 __all__ = [
     "AdditiveAttentionPooling",
+    "AttentionCell",
+    "AttentionDecoder",
     "HubFeatures",
     "LastObservation",
     "LearnedPositions",
     "Resize",
     "RunningNormalization",
+    "SourceAttention",
+    "SourceMask",
     "SpectrumMasking",
     "SpeechFeatures",
     "Standardize",
@@ -56,6 +65,7 @@ __all__ = [
 def register() -> None:
     """Make every layer of this package known to Keras' loader. Imports Keras."""
     import edge_dl.models.attention
+    import edge_dl.models.decoding
     import edge_dl.models.hub
     import edge_dl.models.masking
     import edge_dl.models.normalizing

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 
 from edge_dl.data.dataset import Dataset
-from edge_dl.models import images, recurrent, speech, transfer
+from edge_dl.models import images, recurrent, seq2seq, speech, transfer
 from edge_dl.models.hub import HubFeatures
-from edge_dl.recipe import ImageConfig, Network, SpeechConfig, Task, TransferConfig
+from edge_dl.recipe import ImageConfig, Network, Seq2SeqConfig, SpeechConfig, Task, TransferConfig
 
 
 def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
     """A network for `task`, shaped for `dataset`, with scaling fitted on its training part.
 
-    See the `build` of `edge_dl.models.recurrent`, `images`, `transfer` and `speech`.
+    See the `build` of `edge_dl.models.recurrent`, `images`, `transfer`, `speech` and `seq2seq`.
 
     Raises:
         UsageError: a setting is unknown, out of range or does not fit the task, or the data does not fit it.
@@ -26,22 +28,30 @@ def build(task: Task, config: Network, dataset: Dataset) -> keras.Model:
         return transfer.build(task, config, dataset)
     if isinstance(config, SpeechConfig):
         return speech.build(task, config, dataset)
+    if isinstance(config, Seq2SeqConfig):
+        return seq2seq.build(task, config, dataset)
     return recurrent.build(task, config, dataset)
 
 
-def widest(model: keras.Model) -> int:
-    """The most numbers that one layer keeps of one sample: what decides how large an evaluation batch may be."""
+def widest(model: keras.Model, inputs: Mapping[str, np.ndarray] | None = None) -> int:
+    """The most numbers that one layer keeps of one sample: what decides how large an evaluation batch may be.
+
+    Args:
+        model: a built model.
+        inputs: what it will be given; the longest decides where the model leaves its time axis free.
+    """
     found = 1
+    free = max((array.shape[1] for array in (inputs or {}).values() if array.ndim > 1), default=1)
     for layer in model._flatten_layers(include_self=False):
         shapes = _shapes(layer)
         if isinstance(layer, HubFeatures):
             found = max(found, layer.widest)
-        found = max([found, *(math.prod(size or 1 for size in shape[1:]) for shape in shapes)])
+        found = max([found, *(math.prod(size or free for size in shape[1:]) for shape in shapes)])
         both = isinstance(layer, keras.layers.Bidirectional)
         inner = layer.forward_layer if both else layer
         if hasattr(inner, "units") and hasattr(inner, "return_sequences") and shapes:
             # A recurrent layer computes four gates a step, also where it gives the last step's answer alone.
-            steps = max((shape[1] or 1 for shape in _shapes(layer, "input") if len(shape) > 2), default=1)
+            steps = max((shape[1] or free for shape in _shapes(layer, "input") if len(shape) > 2), default=1)
             found = max(found, 4 * inner.units * steps * (2 if both else 1))
     return found
 

@@ -1,6 +1,6 @@
 """On-disk forms: one module a form, chosen by `DataConfig.form` or by the file's name.
 
-A form's module has `read(file, config, task) -> Source`.
+A form's module has `read(file, config, task) -> Source`; that of sentence pairs gives `Pairs`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edge_dl.data import pictures, sounds
 from edge_dl.data.files import DataFile, DataFolder
+from edge_dl.data.sentences import Pairs
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
@@ -32,6 +33,7 @@ class Form:
     folder: bool = False
 
 
+SENTENCES = "sentences"
 FORMS = {
     "npz": Form(
         "npz",
@@ -49,12 +51,18 @@ FORMS = {
         folder=True,
     ),
     "text": Form("text", (".txt",), "plain text for a language model (data.level, data.window)"),
+    SENTENCES: Form(
+        "sentences",
+        (),
+        "sentence pairs for translation: a table of two columns, or a folder (or .zip) of train, val and test",
+        folder=True,
+    ),
 }
 
 _FOLDERS = tuple(name for name, item in FORMS.items() if item.folder)
 
 
-def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
+def read(file: DataFile, config: DataConfig, task: Task | None) -> Source | Pairs:
     """Read `file` in the form that `config.form`, its name, or the files inside it tell.
 
     Raises:
@@ -62,6 +70,10 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     """
     if config.form and config.form not in FORMS:
         raise _unknown(file, config)
+    if (config.form or (SENTENCES if task is Task.TRANSLATION else "")) == SENTENCES:
+        from edge_dl.data.forms import sentences  # A table's name, .tsv or .txt, tells other forms as well.
+
+        return sentences.read(file, config, task)
     holds_files = not file.member and (file.path.is_dir() or file.name.lower().endswith(".zip"))
     form = config.form or (_form_inside(file) if holds_files else "")
     if form and FORMS[form].folder:
