@@ -33,7 +33,8 @@ class Source(Protocol):
         Returns:
             "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
             "reason", "todo"}]}, "by_name" the same for lowerings that are made only when asked for by name,
-            "shapes" {input: shape} to export with.
+            "decoding" the lowerings with which an encoder and its decoder can be told apart, "shapes" {input: shape}
+            to export with.
         """
 
     def export(
@@ -43,7 +44,7 @@ class Source(Protocol):
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Write an export; returns its record."""
 
@@ -144,7 +145,7 @@ class KerasSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Write an export through `exporting.export`."""
         from edge_dl.converters.exporting import export
@@ -243,7 +244,7 @@ class SavedModelSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
@@ -350,7 +351,7 @@ class TfliteSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Nothing to write: the file is the export."""
         if lowering is not Lowering.NONE:
