@@ -113,14 +113,16 @@ def test_json_lines(made: Bundle) -> None:
 
 def test_attention_in_the_terminal_and_as_a_picture(made: Bundle, tmp_path: Path) -> None:
     picture = tmp_path / "a.svg"
-    result = call(made.folder, TEXT, "w e", "--attention", "--picture", picture)
+    translator = Translator(made)
+    texts = [text for text in (TEXT, "a b", "z y x", "p o", "m n") if translator.translate(text)[0].text]
+    assert len(texts) > 1
+    result = call(made.folder, *texts, "--attention", "--picture", picture)
     assert result.exit_code == 0, result.output
     assert "q  w  e  r" in result.stdout
     assert str(picture) in result.stderr
     words = [item.text for item in ET.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
-    for text in (TEXT, "w e"):
-        (found,) = Translator(made).translate(text)
-        assert found.text
+    for text in texts:
+        (found,) = translator.translate(text)
         assert f"{text} → {found.text}" in words
         assert {*text.split(), *found.text.split()} <= set(words)
     page = tmp_path / "a.HTML"
@@ -197,10 +199,11 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 
 def test_bundles_that_do_not_translate(made: Bundle, tmp_path: Path) -> None:
-    for number, (fields, message) in enumerate((
+    cases: list[tuple[dict[str, object], str]] = [
         ({"task": "classification"}, "a bundle of the task classification"),
         ({"translation": None}, "tables of its tokens"),
-    )):  # fmt: skip
+    ]
+    for number, (fields, message) in enumerate(cases):
         result = call(changed(made, tmp_path / str(number), **fields), TEXT)
         assert result.exit_code == 2
         assert message in result.stderr
