@@ -106,6 +106,11 @@ class AttentionDecoder(layers.RNN):
         kept = ("name", "trainable", "dtype")
         return {key: value for key, value in super().get_config().items() if key in kept} | {"units": self.units}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AttentionDecoder:
+        """From its size; the cell is made anew."""
+        return cls(**config)
+
 
 def input_feeding(*, mask: bool = True) -> keras.Model:
     """A bidirectional encoder with a mask, an LSTM, and a decoder whose cell attends and is fed what it said."""
