@@ -116,8 +116,8 @@ def _open_own_model(
 def _guess_task(data: str) -> Task:
     """Tell the task from the targets in an .npz: whole numbers are classes, one a sample or one a step.
 
-    Beside two inputs of whole numbers, one of which has a number for each step of the targets, these are the tokens that
-    come next: what a decoder is told and should say.
+    Beside two inputs of whole numbers, one of which has as many steps as the targets, these are the tokens that come
+    next: what a decoder should say.
     """
     import numpy as np
 
