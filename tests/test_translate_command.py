@@ -291,3 +291,11 @@ def test_an_encoding_without_accents(made: Bundle) -> None:
 
 def test_a_translator_takes_an_opened_bundle(made: Bundle) -> None:
     assert Translator(read_bundle(made.folder)).translate("q")[0].text == Translator(made).translate("q")[0].text
+
+
+def test_a_bar_where_it_takes_a_while(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "translate:" not in call(made.folder, TEXT, "q", "w").stderr
+    monkeypatch.setattr("edge_dl.cli.translate.PATIENCE", -1.0)
+    result = call(made.folder, TEXT, "q", "w")
+    assert "translate: " in result.stderr
+    assert len(result.stdout.splitlines()) == 3
