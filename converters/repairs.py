@@ -445,6 +445,82 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
+def separate_outputs(model: Any) -> int:
+    """Give each output of the main graph a tensor that nothing else is or reads; returns how many had none.
+
+    ai-edge-quantizer puts one QUANTIZE behind such a tensor for whoever reads it, and takes its integers for the output
+    as well, which should be float. A RESHAPE to the same shape, behind all other operators, keeps the two apart;
+    `drop_idle_reshapes` takes it out afterwards.
+
+    Args:
+        model: a `ModelT` of floats with one graph; changed in place.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    entries = [item for definition in model.signatureDefs or [] for item in definition.outputs]
+    read = {int(index) for item in graph.operators for index in item.inputs} | set(map(int, graph.inputs))
+    outputs, changed = [], 0
+    for place, index in enumerate(map(int, graph.outputs)):
+        if index not in read and index not in outputs:
+            outputs.append(index)
+            continue
+        source, copied = graph.tensors[index], copy.copy(graph.tensors[index])
+        copied.name = (source.name or b"") + f"/output/{place}".encode()
+        copied.buffer = 0
+        graph.tensors.append(copied)
+        outputs.append(len(graph.tensors) - 1)
+        shape = np.asarray(source.shape, np.int32)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = builtin_code(model, "RESHAPE", 1)
+        operator.outputs = np.array([outputs[-1]], np.int32)
+        operator.inputs = np.array([index, constant(model, graph, "INT32", shape, [len(shape)])], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+        operator.builtinOptions = schema.ReshapeOptionsT()
+        operator.builtinOptions.newShape = shape
+        graph.operators.append(operator)
+        # Two names for one tensor: each takes a place of its own.
+        entry = next(item for item in entries if int(item.tensorIndex) == index)
+        entries.remove(entry)
+        entry.tensorIndex = outputs[-1]
+        changed += 1
+    graph.outputs = np.array(outputs, np.int32)
+    return changed
+
+
+def drop_idle_reshapes(model: Any) -> int:
+    """Take out every RESHAPE of the main graph that gives what it takes; returns how many there were.
+
+    Args:
+        model: a `ModelT`; changed in place.
+    """
+    graph = model.subgraphs[0]
+    inputs = set(map(int, graph.inputs))
+    moved: dict[int, int] = {}
+    for operator in graph.operators:
+        if operator_name(model, operator.opcodeIndex) != "RESHAPE":
+            continue
+        source, target = int(operator.inputs[0]), int(operator.outputs[0])
+        one, other = graph.tensors[source], graph.tensors[target]
+        alike = list(one.shape) == list(other.shape) and one.type == other.type and scale_of(one) == scale_of(other)
+        if alike and not is_constant(model, one) and moved.get(source, source) not in inputs:
+            moved[target] = moved.get(source, source)
+    # An output that is another one as well keeps its operator: a place in the list is one tensor.
+    ends = [moved.get(int(index), int(index)) for index in graph.outputs]
+    for index in map(int, graph.outputs):
+        if index in moved and ends.count(moved[index]) > 1:
+            del moved[index]
+    graph.operators = [item for item in graph.operators if int(item.outputs[0]) not in moved]
+    for operator in graph.operators:
+        operator.inputs = np.array([moved.get(int(index), int(index)) for index in operator.inputs], np.int32)
+    graph.outputs = np.array([moved.get(int(index), int(index)) for index in graph.outputs], np.int32)
+    for definition in model.signatureDefs or []:
+        for entry in definition.outputs:
+            entry.tensorIndex = moved.get(int(entry.tensorIndex), int(entry.tensorIndex))
+    drop_unused_tensors(model)
+    return len(moved)
+
+
 def name_edges(model: Any) -> None:
     """Call the tensors at the model's edge what the signature calls them: the converter's names are not stable."""
     for definition in model.signatureDefs or []:
