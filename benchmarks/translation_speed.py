@@ -10,8 +10,8 @@ test sentences as token numbers:
     TensorFlow            the same exported signatures as compiled functions of TensorFlow
     Keras                 the Keras model's own greedy loop: `predict` on the target so far for every token
 
-Engines take turns, in an order drawn anew each round; all but Keras, which translates `--keras` sentences a round. Given
-are the median over rounds of tokens a second, its ratio to LiteRT float32 in the same round with a bootstrap interval,
+Engines take turns, in an order drawn anew each round; Keras translates `--keras` of the sentences a round. Given are the
+median over rounds of tokens a second, its ratio to LiteRT float32 in the same round with a bootstrap interval,
 milliseconds to the first token, and the memory that a fresh process needs beside what Python and NumPy take.
 
 Needs `pip install tf2onnx onnx onnxruntime` beside edge-dl[train,convert].
