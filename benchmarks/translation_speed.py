@@ -10,7 +10,7 @@ test sentences as token numbers:
     TensorFlow            the same exported signatures as compiled functions of TensorFlow
     Keras                 the Keras model's own greedy loop: `predict` on the target so far for every token
 
-Engines take turns, in an order drawn anew each round; Keras translates `--keras` of the sentences a round. Given are the
+Engines take turns, in an order drawn anew each round; Keras translates `--keras` sentences a round. Given are the
 median over rounds of tokens a second, its ratio to LiteRT float32 in the same round with a bootstrap interval,
 milliseconds to the first token, and the memory that a fresh process needs beside what Python and NumPy take.
 
