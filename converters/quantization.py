@@ -768,6 +768,7 @@ def _static_part(
         precision=Precision.INT16X8 if wide else Precision.INT8,
         exceptions=dict.fromkeys([*scores.floating, *tables], Precision.FLOAT32),
         weights_only=scores.logits,
+        rows=scale_rows(content, Quantization.DYNAMIC, options),
         integer_io=spec.integer_io,
     )
     model = tensors.read(result)
