@@ -300,6 +300,15 @@ def test_integer_edges(run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(got, np.repeat(answers["next_token"][0, :1], 4, 0), atol=0.02)
 
 
+def test_an_older_runtime_is_kept_in_mind(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "export", tmp_path / "export")
+    config = ConversionConfig(quantizations=(Quantization.INT8,), runtime=("tflite-runtime==2.14.0",))
+    made = {item.variant: item for item in run_conversion(tmp_path, config, task="translation")}
+    assert made["decode-unroll-int8"].ok, made["decode-unroll-int8"].message
+    report = agent.verify(open_session(tmp_path / "variants" / "decode-unroll-int8"))
+    assert report["passed"], report["failures"]
+
+
 def test_a_batch_of_sources(run: Path, tmp_path: Path) -> None:
     data = {key: value for key, value in models.sentences(7).items() if key.startswith("x/")}
     made = convert(run / "own.keras", tmp_path, lowering="decode", quantization="float32", data=data, batch=3)
