@@ -593,4 +593,4 @@ def test_forms_are_told_by_name() -> None:
         "a": "",
     }
     assert {name: form_of(name) for name in names} == names
-    assert set(names.values()) - {""} | {"rows", "pictures", "sounds"} == set(FORMS)
+    assert set(names.values()) - {""} | {"rows", "pictures", "sounds", "sentences"} == set(FORMS)
