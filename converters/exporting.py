@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge_dl.bundle import SequenceSpec, Signature, StateSpec, StreamSpec, TensorSpec, parse_stream
+from edge_dl.bundle import (
+    BeamsSpec,
+    EncoderSpec,
+    SequenceSpec,
+    Signature,
+    StateSpec,
+    StreamSpec,
+    TensorSpec,
+    parse_stream,
+)
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.signature import Inputs, describe_inputs, name_outputs, output_names
 from edge_dl.errors import EdgeError, StageError, UsageError
@@ -21,6 +30,7 @@ RECORD = "export.json"
 PREDICT = "predict"
 STEP = "step"
 STREAM = "stream"
+BEAMS = 4  # hypotheses that a decoder takes at a time, unless asked otherwise
 
 __all__ = [
     "Export", "LayerRecord", "describe_inputs", "export", "name_outputs", "read_export", "require_tensorflow",
@@ -54,6 +64,8 @@ class Export:
         signature: inputs, outputs and states by our names, as the manifest holds them (not quantized yet).
         sequence: how a session feeds a `step` model; None for whole inputs.
         stream: how a session feeds a `stream` model.
+        encoder: of a `decode` model, what is called before the steps; the signature is that of a step.
+        beams: of a `decode` model, the step for several hypotheses.
         keras_inputs: our input name -> the Keras model's own name.
         keras_outputs: our output name -> the Keras model's own name.
         layers: recurrent layers, in model order.
@@ -66,6 +78,8 @@ class Export:
     signature: Signature
     sequence: SequenceSpec | None = None
     stream: StreamSpec | None = None
+    encoder: EncoderSpec | None = None
+    beams: BeamsSpec | None = None
     keras_inputs: Mapping[str, str] = field(default_factory=dict)
     keras_outputs: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerRecord, ...] = ()
@@ -78,11 +92,41 @@ class Export:
 
     @property
     def clip_inputs(self) -> tuple[TensorSpec, ...]:
-        """The signature's inputs; of a stream, which takes a packet, those of a whole clip."""
+        """The signature's inputs; of a stream those of a whole clip, of a `decode` the encoder's too."""
+        if self.encoder is not None and self.sequence is not None:
+            fed = [spec for spec in self.signature.inputs if spec.name in self.sequence.inputs]
+            return (*self.encoder.inputs, *fed)
         if self.stream is None:
             return self.signature.inputs
         (spec,) = self.signature.inputs
         return (TensorSpec(spec.name, (spec.shape[0], self.stream.clip, *spec.shape[2:]), spec.dtype),)
+
+    @property
+    def parts(self) -> tuple[Export, ...]:
+        """One export a signature, that of the main graph first; itself where it has one only."""
+        if self.encoder is None:
+            return (self,)
+        step = replace(self, encoder=None, beams=None)
+        encode = Signature(self.encoder.key, self.encoder.inputs, self.encoder.outputs)
+        found = [step, replace(step, signature=encode, sequence=None)]
+        if self.beams is not None:
+            found.append(replace(step, signature=self._beams(self.beams)))
+        return tuple(found)
+
+    def _beams(self, beams: BeamsSpec) -> Signature:
+        """The step's signature with `beams.count` rows of all that a step feeds and gives."""
+        assert self.sequence is not None
+        step, fed = self.signature, self.sequence.inputs
+
+        def many(spec: Any) -> Any:
+            return replace(spec, shape=(spec.shape[0] * beams.count, *spec.shape[1:]))
+
+        return Signature(
+            beams.key,
+            tuple(many(spec) if spec.name in fed else spec for spec in step.inputs),
+            tuple(many(spec) for spec in step.outputs),
+            tuple(many(state) for state in step.states),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value; `folder` is left out, since an export may be moved."""
@@ -119,6 +163,14 @@ def read_export(folder: str | Path) -> Export:
             if sequence is None
             else SequenceSpec(tuple(sequence["inputs"]), int(sequence["steps"]), dict(sequence["outputs"])),
             stream=None if value.get("stream") is None else parse_stream(value["stream"], signature),
+            encoder=None
+            if value.get("encoder") is None
+            else EncoderSpec(
+                value["encoder"]["key"],
+                tuple(_tensor_spec(item) for item in value["encoder"]["inputs"]),
+                tuple(_tensor_spec(item) for item in value["encoder"]["outputs"]),
+            ),
+            beams=None if value.get("beams") is None else BeamsSpec(**value["beams"]),
             keras_inputs=dict(value["keras_inputs"]),
             keras_outputs=dict(value["keras_outputs"]),
             layers=tuple(LayerRecord(**item) for item in value["layers"]),
@@ -141,8 +193,9 @@ def export(
     *,
     batch: int = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    beams: int = BEAMS,
 ) -> Export:
-    """Write `model` as a SavedModel with one named signature, static shapes and recurrent layers in a lowering.
+    """Write `model` as a SavedModel with named signatures, static shapes and recurrent layers in a lowering.
 
     Args:
         model: a built `keras.Model`; it is not changed. Needs Keras' TensorFlow backend.
@@ -150,6 +203,7 @@ def export(
         lowering: how recurrent layers are written; `Lowering.NONE` leaves the model as Keras traces it.
         batch: static batch size.
         input_shapes: per input name, the shape without the batch axis, where the model leaves an axis free.
+        beams: of a `decode` model with a batch of 1, hypotheses that its decoder also takes at a time; below 2: none.
 
     Raises:
         UsageError: an axis is free and not given, a name is unknown, or the batch is not positive.
@@ -163,6 +217,8 @@ def export(
     inputs = describe_inputs(model, batch=batch, input_shapes=input_shapes)
     for refusal in find_refusals(model, lowering, input_shapes=input_shapes):
         raise refusal.error(lowering)
+    if lowering.decodes:
+        return _export_decode(model, Path(folder), lowering, inputs, batch, beams if batch == 1 and beams > 1 else 0)
     states: tuple[StateSpec, ...] = ()
     sequence = stream = None
     if lowering is Lowering.STREAM:
@@ -194,6 +250,35 @@ def export(
         made_by=versions(),
     )
     save_signature(concrete, record)
+    return record
+
+
+def _export_decode(model: Any, folder: Path, lowering: Lowering, inputs: Inputs, batch: int, beams: int) -> Export:
+    from edge_dl.converters.cutting import find_cut
+    from edge_dl.converters.decoding import BEAMS, trace_decode
+    from edge_dl.converters.layers import find_recurrent
+
+    cut, refusals = find_cut(model, inputs)
+    if cut is None:
+        raise refusals[0].error(lowering)
+    traced = trace_decode(cut, lowering, beams=beams)
+    own = output_names(model)
+    record = Export(
+        folder=folder,
+        lowering=lowering,
+        batch=batch,
+        signature=traced.step,
+        sequence=traced.sequence,
+        encoder=EncoderSpec(traced.encode.key, traced.encode.inputs, traced.encode.outputs),
+        beams=BeamsSpec(BEAMS, beams) if beams else None,
+        keras_inputs=inputs.keras_names,
+        keras_outputs=dict(zip(unique_names(own), own, strict=True)),
+        layers=tuple(
+            LayerRecord(item.path, item.kind, traced.notes.get(item.path, "")) for item in find_recurrent(model)
+        ),
+        made_by=versions(),
+    )
+    save_signatures(traced.functions, record)
     return record
 
 
@@ -279,6 +364,11 @@ def _output_spec(name: str, value: Any) -> TensorSpec:
 
 def save_signature(concrete: Any, record: Export) -> None:
     """Write a traced function as a SavedModel under the record's signature key, and the record beside it."""
+    save_signatures({record.signature.key: concrete}, record)
+
+
+def save_signatures(functions: Mapping[str, Any], record: Export) -> None:
+    """Write traced functions as a SavedModel by their signature keys, and the record beside it."""
     import tensorflow as tf
 
     folder = record.folder
@@ -287,8 +377,9 @@ def save_signature(concrete: Any, record: Export) -> None:
     shutil.rmtree(record.saved_model, ignore_errors=True)
     module = tf.Module()
     # SavedModel stores only variables that hang on the saved object.
-    module.variables_of_model = list(concrete.graph.variables)
-    tf.saved_model.save(module, str(record.saved_model), signatures={record.signature.key: concrete})
+    variables = [variable for concrete in functions.values() for variable in concrete.graph.variables]
+    module.variables_of_model = list({id(variable): variable for variable in variables}.values())
+    tf.saved_model.save(module, str(record.saved_model), signatures=dict(functions))
     # The record comes last: a folder with a record is a whole export.
     write_json(folder / RECORD, record.to_json())
 

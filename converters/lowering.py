@@ -36,9 +36,10 @@ def lowered(model: Any, lowering: Lowering) -> Iterator[dict[str, str]]:
 
     Raises:
         RefusedError: the lowering cannot carry a layer that was met.
-        UsageError: the lowering is `step` or `stream`, which need states: `edge_dl.converters.export` does it.
+        UsageError: the lowering is `step`, `stream` or a `decode`, which need states: `edge_dl.converters.export`
+            does it.
     """
-    if lowering in (Lowering.STEP, Lowering.STREAM):
+    if lowering in (Lowering.STEP, Lowering.STREAM) or lowering.decodes:
         name = lowering.value
         raise UsageError(f"A model is lowered as {name} by exporting it.", received=f"lowered(model, {name})")
     notes: dict[str, str] = {}

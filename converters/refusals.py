@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,8 @@ def find_refusals(
         return cells or find_stream_refusals(model, describe_inputs(model, input_shapes=input_shapes))
     if not found:
         return [Refusal(model.name, "It has no recurrent layer.", "Convert it with the lowering none.")]
+    if lowering.decodes:
+        return _find_decode_refusals(model, lowering, input_shapes)
     refusals = [refusal for item in found for refusal in _by_class(item, lowering)]
     if refusals:
         return refusals
@@ -101,6 +103,40 @@ def find_refusals(
 
         refusals = find_step_refusals(model, calls)
     return list(dict.fromkeys(refusals))
+
+
+def _find_decode_refusals(
+    model: Any, lowering: Lowering, input_shapes: Mapping[str, Sequence[int]] | None
+) -> list[Refusal]:
+    from edge_dl.converters.cutting import find_cut
+
+    inputs = describe_inputs(model, input_shapes=input_shapes, free_size=_ANY_SIZE)
+    cut, refusals = find_cut(model, inputs)
+    if cut is None:
+        return refusals
+    whole = Lowering.UNROLL if lowering is Lowering.DECODE_UNROLL else Lowering.WHILE
+    for item in find_recurrent(model):
+        if id(item.layer) not in cut.decoder:
+            refusals += _by_class(item, whole)
+        elif type(item.layer).inner_loop not in [kind.inner_loop for kind in _known_layers()]:
+            reason = f"{type(item.layer).__name__} has its own inner_loop, so what a step of it computes is not known."
+            refusals.append(Refusal(item.path, reason, "Subclass a Keras layer without changing it."))
+    if not refusals and whole is Lowering.UNROLL:
+        calls = watch_calls(model, inputs, encoder_call(cut))
+        steps = sum(call.steps for call in calls)
+        if steps > MOST_UNROLLED_STEPS:
+            reason = f"Written out, the encoder's recurrent layers have {steps} steps, more than {MOST_UNROLLED_STEPS}."
+            refusals.append(Refusal(calls[0].path, reason, "Use decode."))
+    return list(dict.fromkeys(refusals))
+
+
+def encoder_call(cut: Any) -> Callable[..., Any]:
+    """What `watch_calls` traces to see the calls of a cut model's encoder alone."""
+
+    def call(**tensors: Any) -> Any:
+        return cut.encode({name: tensors[name] for name in cut.sources})[0]
+
+    return call
 
 
 def _check_real_weights(model: Any) -> None:
@@ -123,8 +159,13 @@ def allowed_lowerings(model: Any, *, input_shapes: Mapping[str, Sequence[int]] |
     return allowed or [Lowering.NONE]
 
 
-def watch_calls(model: Any, inputs: Inputs) -> list[LayerCall]:
+def watch_calls(model: Any, inputs: Inputs, part: Callable[..., Any] | None = None) -> list[LayerCall]:
     """Trace a model with recurrences that compute nothing, and note what its recurrent layers are called with.
+
+    Args:
+        model: the model.
+        inputs: its inputs.
+        part: what to trace instead of the whole model, from tensors by our names.
 
     Raises:
         UsageError: the model cannot be traced with these inputs.
@@ -150,7 +191,7 @@ def watch_calls(model: Any, inputs: Inputs) -> list[LayerCall]:
     specs = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs.specs}
     with in_float32(model), replaced_loops(model, inner_loop):
         try:
-            tf.function(call, autograph=False).get_concrete_function(**specs)
+            tf.function(part or call, autograph=False).get_concrete_function(**specs)
         except EdgeError:
             raise
         except Exception as error:  # The user's layers may raise anything.
@@ -163,13 +204,17 @@ def watch_calls(model: Any, inputs: Inputs) -> list[LayerCall]:
     return calls
 
 
-def _by_class(item: RecurrentLayer, lowering: Lowering) -> list[Refusal]:
-    """What a layer's class and settings say."""
+def _known_layers() -> tuple[type, ...]:
     import keras
 
+    return (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.GRU, keras.layers.LSTM)
+
+
+def _by_class(item: RecurrentLayer, lowering: Lowering) -> list[Refusal]:
+    """What a layer's class and settings say."""
     layer = item.layer
     kind = type(layer).__name__
-    known = (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.GRU, keras.layers.LSTM)
+    known = _known_layers()
     if "ConvLSTM" in {base.__name__ for base in type(layer).__mro__}:
         return [Refusal(item.path, f"{kind} convolves its states, which no lowering here writes.", AS_KERAS)]
     own = [

@@ -28,7 +28,7 @@ from edge_dl.variants import Lowering
 
 # Largest difference between the step model and the whole one, beside the largest output. The two add in another order,
 # and small differences grow over a long sequence.
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 
 _USE_WHILE = "Use while or unroll."
 
@@ -123,13 +123,18 @@ def state_specs(needs: Sequence[tuple[tuple[int, ...], str, int]], taken: set[st
         needs: shape with the batch axis, type, and calls from the start in which it stays zero.
         taken: the model's own names.
     """
-    name = "state_"
-    while any(f"{prefix}{name}{i}" in taken for i in range(len(needs)) for prefix in ("", "next_")):
-        name += "_"
     return tuple(
-        StateSpec(f"{name}{i}", f"next_{name}{i}", shape, dtype, silent=silent)
-        for i, (shape, dtype, silent) in enumerate(needs)
+        StateSpec(name, f"next_{name}", shape, dtype, silent=silent)
+        for name, (shape, dtype, silent) in zip(state_names(len(needs), taken), needs, strict=True)
     )
+
+
+def state_names(count: int, taken: set[str]) -> list[str]:
+    """Names of states, state_0, state_1, .., with more underscores where the model has such a name itself."""
+    name = "state_"
+    while any(f"{prefix}{name}{i}" in taken for i in range(count) for prefix in ("", "next_")):
+        name += "_"
+    return [f"{name}{i}" for i in range(count)]
 
 
 def sequence_inputs(model: Any, inputs: Inputs, steps: int) -> tuple[str, ...]:
@@ -179,16 +184,18 @@ def find_step_refusals(model: Any, calls: Sequence[LayerCall]) -> list[Refusal]:
         return list(dict.fromkeys(refusals))
     found: list[Refusal] = []
     reached = _reaching_recurrence(model) or set()
-    kinds = ["each" if index in reached and _has_time(t) else "still" for index, t in enumerate(graph.inputs)]
-    _flow(graph, kinds, "", found)
+    kinds = ["each" if index in reached and has_time(t) else "still" for index, t in enumerate(graph.inputs)]
+    flow(graph, kinds, "", found)
     return list(dict.fromkeys(found))
 
 
-def _has_time(tensor: Any) -> bool:
+def has_time(tensor: Any) -> bool:
+    """Whether a symbolic tensor has an axis behind the batch."""
     return len(tensor.shape) >= 2
 
 
-def _holds_recurrence(operation: Any) -> bool:
+def holds_recurrence(operation: Any) -> bool:
+    """Whether a layer is a recurrent one or has one inside."""
     import keras
 
     if isinstance(operation, keras.layers.RNN):
@@ -207,7 +214,7 @@ def _reaching_recurrence(model: Any) -> set[int] | None:
     pending = []
     for nodes in graph._nodes_by_depth.values():
         for node in nodes:
-            if _holds_recurrence(node.operation) and node.input_tensors:
+            if holds_recurrence(node.operation) and node.input_tensors:
                 # Behind the sequence come initial states, unless the layer is one of the user's own.
                 own = not isinstance(node.operation, _known_sequence_layers())
                 pending += node.input_tensors if own else node.input_tensors[:1]
@@ -229,7 +236,7 @@ def _known_sequence_layers() -> tuple[type, ...]:
     return (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
 
 
-def _flow(graph: Any, kinds: Sequence[str], prefix: str, found: list[Refusal]) -> list[str]:
+def flow(graph: Any, kinds: Sequence[str], prefix: str, found: list[Refusal]) -> list[str]:
     """Follow time through a functional model: "each" has every step on axis 1, "last" comes from the last one only,
     "still" does not depend on time. Returns the kinds of the outputs; layers that mix steps are added to `found`.
     """
@@ -239,12 +246,13 @@ def _flow(graph: Any, kinds: Sequence[str], prefix: str, found: list[Refusal]) -
             if node.is_input:
                 continue
             incoming = [known.get(id(tensor), "still") for tensor in node.input_tensors]
-            results = _flow_node(node, incoming, prefix, found)
+            results = flow_node(node, incoming, prefix, found)
             known |= {id(tensor): kind for tensor, kind in zip(node.outputs, results, strict=True)}
     return [known.get(id(tensor), "still") for tensor in graph.outputs]
 
 
-def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]) -> list[str]:
+def flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]) -> list[str]:
+    """Kinds of what one call of a layer gives from the kinds of what it takes; see `flow`."""
     import keras
 
     operation = node.operation
@@ -258,19 +266,64 @@ def _flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal]
     if _is_mean_over_time(operation):
         return ["last"]
     if recurrent:
-        return ["each" if operation.return_sequences else "last", *["last"] * (len(node.outputs) - 1)]
+        if any(kind != "still" for kind in incoming[1:]):
+            found.append(Refusal(path, "Its initial states or what it looks at come from the steps.", _USE_WHILE))
+        steps = node.input_tensors[0].shape[1]
+        # Keras' own give states behind the first output; a layer with a `call` of its own, what it likes.
+        own = not type(operation).call.__module__.startswith("keras.")
+        others = ["each" if own and len(t.shape) > 2 and t.shape[1] == steps else "last" for t in node.outputs[1:]]
+        return ["each" if operation.return_sequences else "last", *others]
     inner = graph_of(operation)
     if inner is not None:
         # Behind the inputs may come their masks.
-        return _flow(inner, incoming[: len(inner.inputs)], f"{path}/", found)
+        return flow(inner, incoming[: len(inner.inputs)], f"{path}/", found)
     if "last" in incoming:
         reason = "It joins every step with what only the last one gives."
         found.append(Refusal(path, reason, _USE_WHILE))
-    reason = mixes_time(operation, len(node.input_tensors[0].shape))
+    reason = _joins_sequences(node, incoming)
+    if not _looks_at_still(node, incoming):
+        reason = reason or mixes_time(operation, len(node.input_tensors[0].shape))
     if reason:
         found.append(Refusal(path, reason, _USE_WHILE))
     steps = next(tensor.shape[1] for tensor, kind in zip(node.input_tensors, incoming, strict=True) if kind == "each")
     return ["each" if len(t.shape) > 1 and t.shape[1] == steps else "last" for t in node.outputs]
+
+
+def _looks_at_still(node: Any, incoming: Sequence[str]) -> bool:
+    """Whether an attention, or a product such as Luong's is made of, takes each step by itself to something still.
+
+    Attention: the queries are steps, and keys and values are not. A `Dot` contracts features of the steps, which come
+    first, so that its result has their time axis.
+    """
+    import keras
+
+    layers = keras.layers
+    if incoming[0] != "each" or any(kind != "still" for kind in incoming[1:]) or len(incoming) < 2:
+        return False
+    if isinstance(node.operation, layers.Dot):
+        axes = node.operation.axes
+        return (axes if isinstance(axes, int) else axes[0]) not in (1, 1 - len(node.input_tensors[0].shape))
+    if isinstance(node.operation, (layers.Attention, layers.AdditiveAttention, layers.MultiHeadAttention)):
+        return not node.arguments.kwargs.get("use_causal_mask", False)
+    return False
+
+
+# Layers and functions of Keras that join tensors element by element, or one behind the other.
+_JOINING = (
+    "Add", "Average", "Concatenate", "Divide", "Maximum", "Minimum", "Multiply", "Stack", "Subtract", "Where",
+)  # fmt: skip
+
+
+def _joins_sequences(node: Any, incoming: Sequence[str]) -> str:
+    """Why an operation that joins its inputs is given a whole sequence beside single steps; "" where it is not."""
+    own = {base.__name__ for base in type(node.operation).__mro__ if base.__module__.startswith("keras.")}
+    if not own & set(_JOINING):
+        return ""
+    rank = len(node.outputs[0].shape)
+    for tensor, kind in zip(node.input_tensors, incoming, strict=True):
+        if kind == "still" and len(tensor.shape) == rank >= 3 and tensor.shape[1] != 1:
+            return f"{type(node.operation).__name__} joins every step with a sequence that has steps of its own."
+    return ""
 
 
 def mixes_time(operation: Any, rank: int) -> str:
@@ -389,11 +442,16 @@ def _check_steps(
         else:
             reason = f"its output {name!r} has shape {first.shape} for one step and {reference.shape} for {steps}"
             raise _not_causal(model, reason)
-        worst = float(np.max(np.abs(got.astype(np.float64) - reference))) if got.size else 0.0
-        if not worst <= _TOLERANCE * (1 + float(np.max(np.abs(reference), initial=0.0))):
+        worst = worst_difference(got, reference)
+        if not worst <= TOLERANCE * (1 + float(np.max(np.abs(reference), initial=0.0))):
             reason = f"step by step, its output {name!r} differs by {worst:.3g} from the whole model's"
             raise _not_causal(model, reason)
     return kinds
+
+
+def worst_difference(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest absolute difference of two arrays of one shape; 0.0 where they are empty."""
+    return float(np.max(np.abs(got.astype(np.float64) - wanted))) if got.size else 0.0
 
 
 def _not_causal(model: Any, reason: str) -> RefusedError:

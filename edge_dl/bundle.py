@@ -54,10 +54,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A state that a `step` or `stream` model takes as `input` and gives back as `output`; it starts at real zero.
+    """A state that a model which remembers takes as `input` and gives back as `output`.
 
-    `scale` and `zero_point` are those of the input; `output_scale` and `output_zero_point` those of the output. After
-    each of the first `silent` calls it is set back to zero: what came out was not made of the stream yet.
+    It starts at real zero, or at what the encoder's output `initial` holds. `scale` and `zero_point` are those of the
+    input; `output_scale` and `output_zero_point` those of the output. After each of the first `silent` calls it is set
+    back to zero: what came out was not made of the stream yet.
     """
 
     input: str
@@ -69,6 +70,7 @@ class StateSpec:
     output_scale: float = 0.0
     output_zero_point: int = 0
     silent: int = 0
+    initial: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,52 @@ class StreamSpec:
 
 
 @dataclass(frozen=True)
+class EncoderSpec:
+    """The signature that a session calls once before the steps of a `decode` model.
+
+    Attributes:
+        key: the signature's key in the file.
+        inputs: what it takes.
+        outputs: what it gives: inputs of the step by the same names, and states' first values (`StateSpec.initial`).
+    """
+
+    key: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class BeamsSpec:
+    """The signature that takes a step for several hypotheses of one source.
+
+    Inputs, outputs and states are named as those of the step. What is fed step by step, outputs and states have `count`
+    rows; what the encoder gives has one.
+    """
+
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class TranslationSpec:
+    """What a bundle that translates says of its tokens.
+
+    Attributes:
+        tables: the member that holds both vocabularies.
+        source: the input for the source's tokens.
+        target: the input for the tokens so far.
+        output: the output with the next token's probabilities.
+        attention: the output with weights over the source's tokens; None: the model has none.
+    """
+
+    tables: str
+    source: str
+    target: str
+    output: str
+    attention: str | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
     """Parity limits of a variant against the float32 Keras model; None means not checked.
 
@@ -172,6 +220,9 @@ class Manifest:
     signature: Signature
     sequence: SequenceSpec | None = None
     stream: StreamSpec | None = None
+    encoder: EncoderSpec | None = None
+    beams: BeamsSpec | None = None
+    translation: TranslationSpec | None = None
     limits: Limits = field(default_factory=Limits)
     labels: str | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
@@ -181,22 +232,25 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a session's `predict` takes: the signature's inputs, or the encoder's and those fed step by step."""
+        if self.encoder is None:
+            return self.signature.inputs
+        fed = self.sequence.inputs if self.sequence is not None else ()
+        return (*self.encoder.inputs, *(spec for spec in self.signature.inputs if spec.name in fed))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value, with `format` first."""
         value = dataclasses.asdict(self)
-        if self.sequence is None:
-            del value["sequence"]
-        if self.stream is None:
-            del value["stream"]
+        optional = ("sequence", "stream", "encoder", "beams", "translation", "labels", "threshold", "rate")
+        for name in optional:
+            if value[name] is None:
+                del value[name]
         for state in value["signature"]["states"]:
-            if not state["silent"]:
-                del state["silent"]
-        if self.labels is None:
-            del value["labels"]
-        if self.threshold is None:
-            del value["threshold"]
-        if self.rate is None:
-            del value["rate"]
+            for name in ("silent", "initial"):
+                if not state[name]:
+                    del state[name]
         return {"format": value.pop("format"), **value}
 
 
@@ -236,6 +290,7 @@ def write_bundle(
     golden_inputs: Mapping[str, np.ndarray],
     golden_outputs: Mapping[str, np.ndarray],
     labels: Sequence[str] = (),
+    members: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle; the manifest comes last, so a folder with a manifest is a whole bundle.
 
@@ -246,6 +301,7 @@ def write_bundle(
         golden_inputs: by input name, arrays with the sample axis first and no batch axis.
         golden_outputs: the reference answers by output name, likewise.
         labels: class names in output order.
+        members: further files by name, e.g. vocabularies.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,14 +310,19 @@ def write_bundle(
     golden = {f"in/{name}": array for name, array in golden_inputs.items()}
     golden |= {f"out/{name}": array for name, array in golden_outputs.items()}
     save_npz(folder / GOLDEN, golden)
-    members = [MODEL, GOLDEN]
+    names = [MODEL, GOLDEN]
     if labels:
         for label in labels:
             if not label or any(character in label for character in "\r\n"):
                 raise UsageError("A label must be one line of text.", received=repr(label))
         write_atomic(folder / LABELS, "".join(f"{label}\n" for label in labels))
-        members.append(LABELS)
-    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in members}
+        names.append(LABELS)
+    for name, content in (members or {}).items():
+        if name in (MODEL, GOLDEN, LABELS, MANIFEST):
+            raise UsageError("A further member of a bundle must have a name of its own.", received=name)
+        write_atomic(member_path(folder, name), content)
+        names.append(name)
+    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     manifest = dataclasses.replace(manifest, files=files, labels=LABELS if labels else None)
     write_json(folder / MANIFEST, manifest.to_json())
     return Bundle(folder, manifest)
@@ -321,6 +382,14 @@ def parse_manifest(value: Any) -> Manifest:
     made_by = _mapping(fields.get("made_by", {}), "made_by")
     sequence = fields.get("sequence")
     signature = _signature(fields.get("signature"))
+    encoder = _encoder(fields.get("encoder"), signature, sequence)
+    beams = fields.get("beams")
+    if beams is not None:
+        beams = _mapping(beams, "beams")
+        beams = BeamsSpec(_text(beams.get("key"), "beams.key"), _integer(beams.get("count"), "beams.count", low=2))
+        if encoder is None:
+            raise _field_error("beams", "beams of a model without an encoder")
+    translation = fields.get("translation")
     return Manifest(
         name=_text(fields.get("name"), "name"),
         variant=_text(fields.get("variant"), "variant"),
@@ -330,6 +399,9 @@ def parse_manifest(value: Any) -> Manifest:
         signature=signature,
         sequence=None if sequence is None else _sequence(sequence, signature),
         stream=None if fields.get("stream") is None else parse_stream(fields["stream"], signature),
+        encoder=encoder,
+        beams=beams,
+        translation=None if translation is None else _translation(translation, signature, encoder, set(files)),
         limits=_limits(fields.get("limits", {})),
         labels=labels,
         made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
@@ -424,6 +496,7 @@ def _state(value: Any, name: str) -> StateSpec:
         output_scale=_scale(fields.get("output_scale", 0.0), f"{name}.output_scale"),
         output_zero_point=_integer(fields.get("output_zero_point", 0), f"{name}.output_zero_point"),
         silent=_integer(fields.get("silent", 0), f"{name}.silent", low=0),
+        initial=_text(fields.get("initial", ""), f"{name}.initial", empty=True),
     )
 
 
@@ -457,6 +530,55 @@ def _sequence(value: Any, signature: Signature) -> SequenceSpec:
     if not inputs or not set(inputs) <= {spec.name for spec in signature.inputs}:
         raise _field_error("sequence.inputs", f"{list(inputs)} instead of names of inputs")
     return SequenceSpec(inputs=inputs, steps=_integer(fields.get("steps"), "sequence.steps", low=1), outputs=outputs)
+
+
+def _encoder(value: Any, signature: Signature, sequence: Any) -> EncoderSpec | None:
+    """What the manifest says of an encoder, checked against the step's signature."""
+    starts = {state.initial for state in signature.states if state.initial}
+    if value is None:
+        if starts:
+            raise _field_error("signature.states", f"{sorted(starts)} of an encoder that there is not")
+        return None
+    if sequence is None:
+        raise _field_error("encoder", "an encoder without a sequence that is decoded")
+    fields = _mapping(value, "encoder")
+    encoder = EncoderSpec(
+        key=_text(fields.get("key"), "encoder.key"),
+        inputs=tuple(_tensor(item, "encoder.inputs") for item in _list(fields.get("inputs"), "encoder.inputs")),
+        outputs=tuple(_tensor(item, "encoder.outputs") for item in _list(fields.get("outputs"), "encoder.outputs")),
+    )
+    given = {spec.name: spec.shape for spec in encoder.outputs}
+    fed = _sequence(sequence, signature).inputs
+    wanted = {spec.name: spec.shape for spec in signature.inputs if spec.name not in fed}
+    wanted |= {state.initial: state.shape for state in signature.states if state.initial}
+    for name, shape in wanted.items():
+        if given.get(name) != shape:
+            raise _field_error("encoder.outputs", f"{name!r} of shape {given.get(name)} where a step takes {shape}")
+    names = [spec.name for spec in encoder.inputs]
+    if not names or len({*names, *fed}) != len(names) + len(fed) or len(given) != len(encoder.outputs):
+        raise _field_error("encoder.inputs", f"{names} instead of one or more different names")
+    return encoder
+
+
+def _translation(value: Any, signature: Signature, encoder: EncoderSpec | None, files: set[str]) -> TranslationSpec:
+    fields = _mapping(value, "translation")
+    attention = fields.get("attention")
+    spec = TranslationSpec(
+        **{name: _text(fields.get(name), f"translation.{name}") for name in ("tables", "source", "target", "output")},
+        attention=None if attention is None else _text(attention, "translation.attention"),
+    )
+    outputs = {item.name for item in signature.outputs}
+    known = {
+        "tables": files,
+        "source": {item.name for item in (encoder.inputs if encoder else ())},
+        "target": {item.name for item in signature.inputs},
+        "output": outputs,
+        "attention": outputs | {None},
+    }
+    for name, names in known.items():
+        if getattr(spec, name) not in names:
+            raise _field_error(f"translation.{name}", f"{getattr(spec, name)!r}, which the bundle does not have")
+    return spec
 
 
 def parse_stream(value: Any, signature: Signature) -> StreamSpec:

@@ -10,7 +10,9 @@ class Lowering(str, Enum):
     """How layers that look over time become TFLite operators.
 
     `none` is for models without a recurrent layer: nothing to lower. `step` is one time step a call, `stream` one
-    packet of samples or frames, each with what is remembered as states in and out.
+    packet of samples or frames, each with what is remembered as states in and out. `decode` is an encoder and one step
+    of its decoder as two signatures of one file, the encoder's recurrent layers as loops; `decode-unroll` writes those
+    out.
     """
 
     NONE = "none"
@@ -19,6 +21,13 @@ class Lowering(str, Enum):
     FUSED = "fused"
     STEP = "step"
     STREAM = "stream"
+    DECODE = "decode"
+    DECODE_UNROLL = "decode-unroll"
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model becomes an encoder and a step of its decoder."""
+        return self in (Lowering.DECODE, Lowering.DECODE_UNROLL)
 
 
 class Quantization(str, Enum):
@@ -55,7 +64,7 @@ class VariantSpec:
 
     @property
     def name(self) -> str:
-        """Name used for folders and tables: `while-dynamic`, `int8` (nothing to lower), `step-int8-io`."""
+        """Name used for folders and tables: `while-dynamic`, `int8` (nothing to lower), `decode-unroll-int8-io`."""
         parts = [] if self.lowering is Lowering.NONE else [self.lowering.value]
         parts.append(self.quantization.value)
         if self.integer_io:
@@ -75,7 +84,7 @@ class VariantSpec:
             parts = parts[:-1]
         if len(parts) == 1:
             return cls(Lowering.NONE, Quantization(parts[0]), integer_io)
-        lowering, quantization = parts
+        lowering, quantization = "-".join(parts[:-1]), parts[-1]
         if lowering == Lowering.NONE.value:
             raise ValueError(f"{name!r} names what is not lowered; write {quantization!r}")
         return cls(Lowering(lowering), Quantization(quantization), integer_io)

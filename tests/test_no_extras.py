@@ -14,7 +14,8 @@ import pytest
 import tflite_models as models
 
 EXTRAS = ("tensorflow", "keras", "tf_keras", "jax", "torch", "jinja2", "matplotlib", "yaml", "sklearn", "tensorboard",
-          "ai_edge_quantizer", "tensorflow_model_optimization", "tensorflow_hub", "psutil", "pytest")  # fmt: skip
+          "ai_edge_quantizer", "tensorflow_model_optimization", "tensorflow_hub", "sentencepiece", "psutil",
+          "pytest")  # fmt: skip
 # In every child too, since it stands on the path: these packages are not found, as where they are not installed.
 SITE = f"""
 import importlib.machinery
@@ -25,8 +26,8 @@ importlib.machinery.PathFinder.find_spec = find_spec
 """
 IMPORTS = """
 import importlib, pkgutil, sys
-import edge_dl, edge_dl.checks, edge_dl.cli, edge_dl.data, edge_dl.report, edge_dl.runtime
-names = [n for p in (edge_dl.checks, edge_dl.cli, edge_dl.data, edge_dl.report, edge_dl.runtime)
+import edge_dl, edge_dl.checks, edge_dl.cli, edge_dl.data, edge_dl.report, edge_dl.runtime, edge_dl.text
+names = [n for p in (edge_dl.checks, edge_dl.cli, edge_dl.data, edge_dl.report, edge_dl.runtime, edge_dl.text)
          for _, n, _ in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
 for name in ["edge_dl.bundle", "edge_dl.recipe", "edge_dl.runfolder", "edge_dl.training.recipes", *names]:
     importlib.import_module(name)

@@ -310,6 +310,53 @@ def generate(
     workflow.generate(bundle, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed)
 
 
+@app.command()
+@guarded
+def translate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that translates, or a run folder that has one.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines of standard input.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A file of texts, one a line.")] = None,
+    beams: Annotated[int, typer.Option("--beams", min=1, help="Width of the beam; 1 is greedy.")] = 1,
+    best: Annotated[int, typer.Option("--best", min=1, help="Translations to print of each text.")] = 1,
+    length_penalty: Annotated[
+        float, typer.Option("--length-penalty", min=0.0, help="Exponent of Wu et al. 2016; 0 favours short ones.")
+    ] = 0.6,
+    coverage: Annotated[
+        float, typer.Option("--coverage", min=0.0, help="Weight of having looked at all of the text; needs attention.")
+    ] = 0.0,
+    longest: Annotated[
+        int, typer.Option("--longest", min=0, help="Tokens a sentence's translation may have; 0: the model's own.")
+    ] = 0,
+    attention: Annotated[bool, typer.Option("--attention", help="Show which part of the text was looked at.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw the attention: FILE.svg or FILE.html.")
+    ] = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="Interpreter; auto takes the first installed.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the interpreter.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Translate texts, as on a device. Prints translation and score. Exit code 2: one could not be translated."""
+    from edge_dl.cli import translate as translating
+    from edge_dl.runtime.search import Search
+
+    settings = Search(beams, length_penalty, coverage, best, longest)
+    failures = translating.translate(
+        bundle,
+        texts or [],
+        file=file,
+        settings=settings,
+        attention=attention,
+        picture=picture,
+        json=json,
+        runtime=runtime,
+        threads=threads,
+    )
+    if failures:
+        raise typer.Exit(2)
+
+
 EncoderOption = Annotated[
     Path | None, typer.Option("--encoder", help="A bundle or run folder of photo-encoder; by default its last run.")
 ]

@@ -8,10 +8,12 @@ import numpy as np
 
 from edge_dl.data import vowels
 from edge_dl.data.dataset import Split, output_name
+from edge_dl.data.sentences import Pairs
 from edge_dl.data.series import Series, cut_windows
 from edge_dl.data.sounds import RATES
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
+from edge_dl.data.toy_pairs import toy_pairs
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
 from edge_dl.runtime.samples import FULL_SCALE, to_samples
@@ -174,6 +176,22 @@ def seasonal(config: DataConfig, task: Task | None, *, seed: int) -> Source:
         name="seasonal",
         source=f"generated: trend, two cycles and AR(1) noise, {rows} rows, seed {seed}",
         synthetic=True,
+    )
+
+
+def toy_translation(config: DataConfig, task: Task | None, *, seed: int) -> Pairs:
+    """Made sentence pairs, English to French: numbers and dates to words, and a few hundred sentences.
+
+    Raises:
+        UsageError: the task is not translation.
+    """
+    check_task("toy-translation", task, Task.TRANSLATION)
+    return Pairs(
+        "toy-translation",
+        toy_pairs(seed),
+        source=f"generated: numbers, dates and composed sentences, English to French, seed {seed}",
+        synthetic=True,
+        notes=("A toy: its sentences are put together from a few hundred words.",),
     )
 
 

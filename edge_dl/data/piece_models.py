@@ -50,7 +50,8 @@ def _read(content: bytes) -> Subwords:
     normalizer: dict[int, Value] = {CHARSMAP: b"", DUMMY_PREFIX: 1, REMOVE_SPACES: 1, ESCAPE_SPACES: 1}
     for number, value in _fields(content):
         if number == PIECES:
-            piece: dict[int, Value] = {SCORE: bytes(4), TYPE: NORMAL_PIECE} | dict(_fields(_bytes(value)))
+            piece: dict[int, Value] = {SCORE: bytes(4), TYPE: NORMAL_PIECE}
+            piece |= dict(_fields(_bytes(value)))
             if piece[TYPE] != _piece_type(len(pieces)):
                 raise ValueError(f"piece {len(pieces)} is of type {piece[TYPE]!r}")
             pieces.append(_bytes(piece[PIECE]).decode("utf-8"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_dl.data import builtin, public
 from edge_dl.data.download import Remote, cached, fetch
+from edge_dl.data.sentences import Pairs
 from edge_dl.data.source import Source
 from edge_dl.errors import UsageError
 from edge_dl.files import cache_folder
@@ -45,7 +46,7 @@ class NamedSet:
     licence: str
     homepage: str
     kind: str
-    make: Callable[..., Source]
+    make: Callable[..., Source | Pairs]
     remote: Remote | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -126,6 +127,15 @@ SETS: dict[str, NamedSet] = {
             "",
             "generated",
             builtin.vowel_words,
+        ),
+        NamedSet(
+            "toy-translation",
+            "made sentence pairs, English to French: numbers and dates to words, and composed sentences (a toy)",
+            Task.TRANSLATION,
+            "generated, no licence needed",
+            "",
+            "generated",
+            builtin.toy_translation,
         ),
         NamedSet(
             "uci-har",
@@ -309,7 +319,7 @@ def with_defaults(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, **changes)
 
 
-def open_set(config: DataConfig, task: Task | None, *, seed: int, progress: Progress = SILENT) -> Source:
+def open_set(config: DataConfig, task: Task | None, *, seed: int, progress: Progress = SILENT) -> Source | Pairs:
     """The set that `config.source` names, downloaded when it is not in the cache.
 
     Raises:

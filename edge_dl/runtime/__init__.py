@@ -18,18 +18,25 @@ if TYPE_CHECKING:
     from edge_dl.runtime.evaluation import predict_all
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
+    from edge_dl.runtime.search import Decoder, Hypothesis, Search
     from edge_dl.runtime.streams import Detection, Detector, Score, StreamSession
+    from edge_dl.runtime.translation import Translation, Translator
 
 __all__ = [
     "RUNTIMES",
+    "Decoder",
     "Detection",
     "Detector",
+    "Hypothesis",
     "Interpreter",
     "Sampling",
     "Score",
+    "Search",
     "Session",
     "Spec",
     "StreamSession",
+    "Translation",
+    "Translator",
     "Vocabulary",
     "agent",
     "escape_label",
@@ -54,6 +61,11 @@ _HOMES = {
     "Vocabulary": "generation",
     "generate": "generation",
     "generate_text": "generation",
+    "Decoder": "search",
+    "Hypothesis": "search",
+    "Search": "search",
+    "Translation": "translation",
+    "Translator": "translation",
 }
 
 # The agent runs alone on devices; here it raises edge-dl's own errors.
