@@ -25,7 +25,7 @@ from edge_dl.models import (  # noqa: E402
 )
 
 STEPS, FEATURES = 6, 3
-TASKS = [task for task in Task if task not in (Task.EMBEDDING, Task.TRANSCRIPTION)]
+TASKS = [task for task in Task if task not in (Task.EMBEDDING, Task.TRANSCRIPTION, Task.TRANSLATION)]
 
 
 def make_dataset(task: Task, *, tokens: bool = False, seed: int = 0, samples: int = 40) -> Dataset:

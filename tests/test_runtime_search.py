@@ -182,6 +182,18 @@ def test_equals_are_ordered_by_their_numbers() -> None:
     assert [one.tokens for one in found] == [(), (1,), (1, 1), (1, 1, 1)]
     assert [one.finished for one in found] == [True, True, True, False]
     assert search(even, SOURCE)[0].tokens == (1, 1, 1)
+    wide = Scripted(lambda step: [0, 0, 0, 0] + [1 / 60] * 60, beams=30, steps=2)
+    found = search(wide, SOURCE, Search(beams=30, best=30))
+    assert [one.tokens for one in found] == [(4, token) for token in range(4, 34)]
+
+
+def test_of_equals_the_shorter_is_first_and_the_longer_is_not_waited_for() -> None:
+    even = Scripted(lambda step: [0, 0, 0, 0.5, 0.5, 0] if step == 0 else [0, 0, 0, 1.0, 0, 0], beams=2, steps=9)
+    found = search(even, SOURCE, Search(beams=2, best=2, length_penalty=0.0))
+    assert [one.tokens for one in found] == [(), (4,)]
+    assert found[0].score == found[1].score
+    assert [one.tokens for one in search(even, SOURCE, Search(beams=2, length_penalty=0.0))] == [()]
+    assert even.count == 1
 
 
 def test_padding_and_begin_are_never_said() -> None:

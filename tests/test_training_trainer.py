@@ -312,7 +312,7 @@ def test_precision_and_xla_follow_the_device() -> None:
 def test_recipes_are_named_by_their_key_and_survive_json() -> None:
     known = "rnn, lstm, gru, forecast, language-model, adding, cnn, resnet8, mobilenet, photo-encoder"
     speech = "speech-cnn, speech-rnn, speech-lstm, speech-transformer, speech-ctc"
-    assert set(RECIPES) == set(f"{known}, {speech}".split(", "))
+    assert set(RECIPES) == set(f"{known}, {speech}, seq2seq, translate".split(", "))
     for name, recipe in RECIPES.items():
         assert recipe.name == name
         json.dumps(to_json(recipe))

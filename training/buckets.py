@@ -1,6 +1,6 @@
 """Buckets: samples of like length together, so that little of a batch is padding.
 
-A compiled step has one shape, so lengths are not padded to each batch's longest but to a bucket's; there are few buckets.
+A compiled step has one shape, so lengths are not padded to each batch's longest but to a bucket's, and there are few.
 """
 
 from __future__ import annotations

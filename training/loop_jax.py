@@ -12,6 +12,8 @@ import numpy as np
 from edge_dl.training.batches import Arrays
 from edge_dl.training.loops import take
 
+_RUN = 8
+
 
 class JaxLoop:
     """See `edge_dl.training.loops.Loop`."""
@@ -36,7 +38,9 @@ class JaxLoop:
 
     def train(self, data: Any, rows: np.ndarray, first: int, last: int) -> None:
         """Training steps `first` to `last` (not included); returns when they are done."""
-        self._state, self._logs = self._train(self._state, data, rows, first, last)
+        # A shape of `rows` is a compilation: runs of any few steps share one. Rows behind `last` are never read.
+        filled = np.pad(rows, ((0, -len(rows) % _RUN), (0, 0)))
+        self._state, self._logs = self._train(self._state, data, filled, first, last)
         jax.block_until_ready(self._logs)
 
     def evaluate(self, data: Any, rows: np.ndarray) -> None:

@@ -6,9 +6,9 @@ steps) int32 or `sound` (samples, length) int16; `label` (samples,) int32, `labe
 (samples, steps) int32, `embedding` (samples,) int32: the class of what is embedded; `words` (samples, most) int32:
 the words of a sound, class numbers from 1, and 0, the blank that is no word, behind the last. Sounds that words are
 said in have one length, with silence around the words: no length of their own goes with them. Sentence pairs are
-`source` (samples, steps) int32, tokens and the end mark, `target` (samples, steps) int32, the begin mark and tokens, and
-`next_token`, tokens and the end mark, all filled with 0, padding, which a weight of 0 takes out of every count. Arrays
-that a user named keep their names.
+`source` (samples, steps) int32, tokens and the end mark, `target` (samples, steps) int32, the begin mark and tokens,
+and `next_token`, tokens and the end mark, all filled with 0, padding, which a weight of 0 takes out of every count.
+Arrays that a user named keep their names.
 """
 
 from __future__ import annotations

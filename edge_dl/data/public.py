@@ -13,6 +13,7 @@ from edge_dl.data.builtin import check_task
 from edge_dl.data.dataset import Split
 from edge_dl.data.files import DataFile
 from edge_dl.data.forms import read as read_form
+from edge_dl.data.sentences import Pairs
 from edge_dl.data.source import Source
 from edge_dl.data.tokens import cut_text
 from edge_dl.errors import UsageError
@@ -73,7 +74,7 @@ def text8(path: Path, config: DataConfig, task: Task | None) -> Source:
     return cut_text(text, config, task, name="text8", source="")
 
 
-def by_form(path: Path, config: DataConfig, task: Task | None) -> Source:
+def by_form(path: Path, config: DataConfig, task: Task | None) -> Source | Pairs:
     """A set whose file is in one of the on-disk forms."""
     return read_form(DataFile(path), config, task)
 

@@ -1,7 +1,7 @@
 """Sentence pairs: from text in two languages to token numbers, with what a translation is judged by.
 
-Tokens 0 to 3 are padding, unknown, begin and end of a sentence on both sides (`edge_dl.text`). The tables that turn text
-into tokens are made of the training part alone.
+Tokens 0 to 3 are padding, unknown, begin and end of a sentence on both sides (`edge_dl.text`). The tables that turn
+text into tokens are made of the training part alone.
 """
 
 from __future__ import annotations
@@ -145,10 +145,8 @@ def tokenize(pairs: Pairs, config: DataConfig, task: Task | None, *, seed: int) 
     parts, notes = _cut(pairs, config, rng)
     if config.limit:
         parts = {part: [items[row] for row in subset(len(items), config.limit, rng)] for part, items in parts.items()}
-    size = config.vocabulary or VOCABULARY
-    tables = Tables(
-        *(train_subwords([pair[side] for pair in parts["train"]], size, KINDS[config.level]) for side in (0, 1))
-    )
+    size, kind = config.vocabulary or VOCABULARY, KINDS[config.level]
+    tables = Tables(*(train_subwords([pair[side] for pair in parts["train"]], size, kind) for side in (0, 1)))
     encoded = {
         part: [
             encode_lines(table, [pair[side] for pair in items])
@@ -156,9 +154,9 @@ def tokenize(pairs: Pairs, config: DataConfig, task: Task | None, *, seed: int) 
         ]
         for part, items in parts.items()
     }
-    # A mark of begin or end beside the tokens.
     lengths = {
-        part: np.array([list(map(len, side)) for side in sides]).max(axis=0) + 1 for part, sides in encoded.items()
+        part: np.array([list(map(len, side)) for side in sides]).max(axis=0) + 1  # A mark of begin or end.
+        for part, sides in encoded.items()
     }
     window = config.window or _window(lengths["train"])
     splits, first = {}, 0
@@ -206,15 +204,15 @@ def _cut(pairs: Pairs, config: DataConfig, rng: np.random.Generator) -> tuple[di
         kept, held = _hold_out(items, share, rng)
         parts |= {"train": kept, missing: held}
         notes.append(f"{missing.capitalize()}: {len(held)} of {len(items)} pairs held out (whole source sentences).")
-    known = {source for source, _ in parts["train"]}
+    known = {source for part in ("train", "validation") for source, _ in parts[part]}
     seen = sum(source in known for source, _ in parts["test"])
     if seen == len(parts["test"]):
         raise UsageError(
             "The test part must not be a copy of training samples.",
-            received=f"all {seen} source sentences of the test part also stand in the training part",
+            received=f"all {seen} source sentences of the test part also stand in training or validation",
         )
     if seen:
-        notes.append(f"{seen} of {len(parts['test'])} test pairs have a source sentence of the training part.")
+        notes.append(f"{seen} of {len(parts['test'])} test pairs have a source sentence of training or validation.")
     return {part: parts[part] for part in ("train", "validation", "test")}, notes
 
 

@@ -91,6 +91,6 @@ def _refusal(reason: str, lines: int, size: int) -> UsageError:
             received=f"size {size}",
             todo=f"Ask for {needed[1]} pieces or more.",
         )
-    return UsageError(
-        "A vocabulary needs text to be trained on.", received=f"{lines} lines without words ({reason.strip()})"
-    )
+    if any(sign in reason for sign in ("sentences_.empty", "all_chars_count", "vocabulary must begin")):
+        return UsageError("A vocabulary needs text to be trained on.", received=f"{lines} lines without words")
+    return UsageError("SentencePiece must be able to train on the text.", received=reason.strip())

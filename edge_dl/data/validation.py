@@ -12,8 +12,8 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 
 MIN_SAMPLES = {"train": 2, "validation": 1, "test": 1}
-RANKS = {"sequence": 3, "image": 4, "sound": 2, "tokens": 2, "source": 2, "target": 2, "label": 1, "labels": 2, "value": 2, "forecast": 3,
-         "next_token": 2, "embedding": 1, "words": 2}  # fmt: skip
+RANKS = {"sequence": 3, "image": 4, "sound": 2, "tokens": 2, "source": 2, "target": 2, "label": 1, "labels": 2,
+         "value": 2, "forecast": 3, "next_token": 2, "embedding": 1, "words": 2}  # fmt: skip
 MEANING = {
     "sequence": "(samples, steps, features)",
     "image": "(samples, height, width, channels)",

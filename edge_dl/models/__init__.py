@@ -1,4 +1,4 @@
-"""Keras definitions of networks for series, pictures, speech and sentences, in keras.ops only: any Keras backend trains them.
+"""Keras definitions of networks for series, pictures, speech and sentences; keras.ops only, for any Keras backend.
 
 Importing this package does not import Keras; naming one of its functions or layers does. `register()` makes the
 layers known to `keras.saving.load_model`.

@@ -1,7 +1,7 @@
-"""What a decoder looks back at the source with: attention over a whole target at once, or step by step inside the loop.
+"""What a decoder looks back at the source with: attention for a whole target at once, or step by step in the loop.
 
-`SourceAttention` is the mathematics; `AttentionDecoder` is a recurrent layer whose cell attends at every step and is told
-at the next what it found (input feeding), so it cannot be computed for all steps at once.
+`SourceAttention` is the mathematics; `AttentionDecoder` is a recurrent layer whose cell attends at every step and is
+told at the next what it found (input feeding), so it cannot be computed for all steps at once.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ class SourceAttention(keras.layers.Layer):
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}. Received: score={score!r}")
         self.units, self.score = int(units), score
-        self.combine = keras.layers.Dense(
-            self.units, activation="tanh", use_bias=False, name="combine", dtype=self.dtype_policy
-        )
+        self.combine = self._dense(self.units, "combine", activation="tanh")
         if score == "additive":
-            self.query = keras.layers.Dense(self.units, use_bias=False, name="query", dtype=self.dtype_policy)
-            self.energy = keras.layers.Dense(1, use_bias=False, name="energy", dtype=self.dtype_policy)
+            self.query = self._dense(self.units, "query")
+            self.energy = self._dense(1, "energy")
+
+    def _dense(self, units: int, name: str, **kwargs: Any) -> keras.layers.Dense:
+        return keras.layers.Dense(units, use_bias=False, name=name, dtype=self.dtype_policy, **kwargs)
 
     def keys_layer(self, **kwargs: Any) -> keras.layers.Dense:
         """A new layer that makes `keys` of `memory`, to be called once a sentence."""
@@ -207,7 +208,9 @@ class AttentionDecoder(keras.layers.RNN):
         initial_state_shape: Any = None,
     ) -> None:
         """Make the weights."""
-        self.cell.build((sequences_shape[0], sequences_shape[-1]))
+        # A saved cell is built before it is given to this layer.
+        if not self.cell.built:
+            self.cell.build((sequences_shape[0], sequences_shape[-1]))
         units = self.cell.attention.units
         if not self.cell.attention.built:
             self.cell.attention.build((sequences_shape[0], 1, units), memory_shape, keys_shape, source_mask_shape)

@@ -70,6 +70,12 @@ def _check(task: Task, config: RecurrentConfig, dataset: Dataset) -> None:
             received=f"task {task.value}",
             todo="Use the recipe speech-ctc.",
         )
+    if task is Task.TRANSLATION:
+        raise UsageError(
+            "A recurrent network answers once, or at every step of its input.",
+            received=f"task {task.value}",
+            todo="Use the recipe translate or seq2seq.",
+        )
     one_of("model.cell", config.cell, CELLS)
     one_of("model.pooling", config.pooling, POOLINGS)
     one_of("model.scaling", config.scaling, SCALINGS)

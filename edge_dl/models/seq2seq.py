@@ -1,8 +1,8 @@
 """Sequence to sequence: an encoder reads a sentence, a decoder says another, token by token.
 
-Inputs `source` and `target` (batch, steps) int32, each with its own number of steps, 0 for padding; `target` begins with
-the mark of begin (teacher forcing). Outputs `next_token` (batch, target steps, vocabulary) probabilities and, where there
-is attention, `attention` (batch, target steps, source steps): how much each step looked at each source token.
+Inputs `source` and `target` (batch, steps) int32, each with its own number of steps, 0 for padding; `target` begins
+with the mark of begin (teacher forcing). Outputs `next_token` (batch, target steps, vocabulary) probabilities and,
+where there is attention, `attention` (batch, target steps, source steps): how much a step looked at each source token.
 
 Encoder and decoder have the same layers; decoder layer i starts from the last states of encoder layer i (Sutskever,
 Vinyals & Le 2014). What attention needs of the source, `memory` and `keys`, is made once a sentence.

@@ -233,8 +233,7 @@ class _Beam:
             if not count or self._decided(float(live[0])):
                 break
             fed[:count], parents[:count] = picks, chosen
-            fed[count:], parents[count:] = END, 0
-            if length < self.longest and (width > 1 and not np.array_equal(parents, unmoved)):
+            if length < self.longest and not np.array_equal(parents[:count], unmoved[:count]):
                 decoder.reorder(parents)
         return self._answer(live, covered)
 
