@@ -5,9 +5,10 @@ Each runs in a child process (`edge_dl.converters.isolation`); each opens what i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edge_dl import bundle
 from edge_dl.bundle import Limits, Manifest, TensorSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
+from edge_dl.converters import worker
 from edge_dl.converters.exporting import read_export
 from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.metadata import add_metadata, takes_pictures
@@ -28,10 +30,12 @@ from edge_dl.converters.quantization import (
     quantize,
     quantize_tflite,
 )
-from edge_dl.converters.sources import Source, open_source
+from edge_dl.converters.sources import KerasSource, Source, open_source
 from edge_dl.converters.worker import note
-from edge_dl.files import gzip_size, load_npz, save_npz
+from edge_dl.data.sentences import FILE, TABLES
+from edge_dl.files import gzip_size, load_npz, read_json, save_npz
 from edge_dl.names import values_under
+from edge_dl.text import Tables
 from edge_dl.variants import Lowering, VariantSpec
 
 GOLDEN_SAMPLES = 16
@@ -112,6 +116,58 @@ def make_reference(
     members = {f"in/{name}": array[rows] for name, array in x.items()}
     save_npz(golden, members | {f"out/{name}": array[rows] for name, array in y.items()})
     return {"samples": len(next(iter(y.values()))), "golden": len(rows)}
+
+
+def make_translations(
+    source: str, export: str, data: str, answers: str, custom: Sequence[str] = (), unsafe: bool = False
+) -> dict[str, Any]:
+    """Write what the model says by itself to the sentences of a test part; nothing where it takes no sentence pairs.
+
+    Args:
+        source: the model.
+        export: folder of any of its exports, for the sizes of sources and targets.
+        data: folder with sentences.json and text.json.
+        answers: where to write (`edge_dl.checks.translation.ReferenceAnswers`).
+        custom: the user's classes as "module:name".
+        unsafe: whether Lambda layers may run.
+    """
+    opened = open_source(source, tuple(custom), unsafe)
+    if not isinstance(opened, KerasSource):
+        return {"sentences": 0}
+    from edge_dl.converters.lowering import as_reference
+    from edge_dl.models.translating import find_names, reference_answers
+
+    names = find_names(opened.model)
+    tables = Tables.read(Path(data) / TABLES)
+    if names is None or opened.model.get_layer(names.output).output.shape[-1] != len(tables.target):
+        return {"sentences": 0}
+    shapes = {spec.name: spec.shape for spec in opened.whole_inputs(Path(export))}
+    sentences = [(item["source"], tuple(item["references"])) for item in read_json(Path(data) / FILE)["test"]]
+    with as_reference(opened.model):
+        found = reference_answers(
+            opened.model, tables, sentences, length=shapes[names.source][1], longest=shapes[names.target][1],
+            names=names, progress=_Noting(len(sentences)),
+        )  # fmt: skip
+    found.write(answers)
+    return {"sentences": len(found.sentences)}
+
+
+class _Noting:
+    """A `Progress` that tells the parent."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0.0
+
+    def say(self, message: str) -> None:
+        note(message)
+
+    @contextlib.contextmanager
+    def step(self, description: str, total: float | None = None) -> Iterator[_Noting]:
+        yield self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        self.done += amount
+        worker.note(f"{self.done:.0f}/{self.total}")
 
 
 def predict(source: Source, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

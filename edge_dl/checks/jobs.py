@@ -15,22 +15,70 @@ from edge_dl.checks.latency import LatencyReport, compare_models, measure_model
 from edge_dl.checks.limits import limits_for
 from edge_dl.checks.metrics import Baselines
 from edge_dl.checks.parity import check_parity
+from edge_dl.checks.translation import (
+    REFERENCE,
+    ReferenceAnswers,
+    compare_translations,
+    plain_answers,
+    sample_rows,
+    translate_sentences,
+    translation_checks,
+)
 from edge_dl.checks.turns import Comparison, Settings
-from edge_dl.checks.verdicts import ParityReport
+from edge_dl.checks.verdicts import Check, ParityReport, Verdict, overall
 from edge_dl.errors import EdgeError, UsageError
-from edge_dl.files import load_npz, read_json
+from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, Task
 from edge_dl.runtime import open_session, predict_all
+from edge_dl.runtime.translation import Translator
 
 SUBSET_SEED = 0
 
 
 def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
     """Check one variant of a run folder on its test split; see `pipeline.run_verify`."""
-    session = open_session(Path(run) / "variants" / name, runtime=runtime)
-    report = check_parity(session, **variant_case(run, name, checks))
+    folder = Path(run) / "variants" / name
+    session = open_session(folder, runtime=runtime)
+    case = variant_case(run, name, checks)
+    answers = Path(run) / "export" / REFERENCE
+    if answers.is_file() and read_bundle(folder).manifest.translation is not None:
+        limits = case["limits"]
+        # What is held is the loss of BLEU, not that of a metric of the next token after the right ones.
+        report = check_parity(session, **{**case, "limits": replace(limits, max_drop=None)})
+        report = _with_translations(replace(report, limits=limits), Path(run), name, checks, runtime)
+    else:
+        report = check_parity(session, **case)
     # A language model's vocabulary is long and stands in the bundle already.
     return report if len(report.labels) <= 1000 else replace(report, labels=())
+
+
+def _with_translations(report: ParityReport, run: Path, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
+    """The report with what became of the sentences of the test part, of which `checks.samples` are taken.
+
+    Writes checks/translations/<variant>.json and .npz.
+    """
+    wanted = ReferenceAnswers.read(run / "export" / REFERENCE)
+    rows = _subset(len(wanted.sentences), checks.samples)
+    chosen = wanted.sentences if rows is None else [wanted.sentences[row] for row in rows]
+    sources = [item.source for item in chosen]
+    try:
+        translator = Translator(run / "variants" / name, runtime=runtime)
+        translated = translate_sentences(
+            translator.decoder, translator.tables, sources, length=translator.length, longest=wanted.longest,
+            draw=sample_rows(sources)[::-1],
+        )  # fmt: skip
+        found, metrics, counts = compare_translations(chosen, translated, max_drop=report.limits.max_drop)
+    except EdgeError as error:  # A model that gives NaN has failed already: what was found before stands.
+        own: tuple[Check, ...] = (Check("translation", Verdict.FAIL, str(error)),)
+    else:
+        own = translation_checks(found, metrics, report.limits)
+        report = replace(report, metrics=(*metrics, *report.metrics), translation=found)
+        folder = run / "checks" / "translations"
+        write_json(folder / f"{name}.json", plain_answers(translated))
+        save_npz(folder / f"{name}.npz", counts.arrays())
+    every = (*report.checks, *own)
+    verdict, message = overall(every)
+    return replace(report, checks=every, verdict=verdict, message=message)
 
 
 def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, Any]:
@@ -82,7 +130,7 @@ def split_case(
         "targets": take(known),
         "task": _task(task),
         "labels": bundle.labels() or tuple(description.get("labels") or description.get("vocabulary") or ()),
-        "limits": limits_for(manifest.quantization, checks),
+        "limits": limits_for(manifest.quantization, checks, task),
         "quantization": manifest.quantization,
         "variant": manifest.variant,
         "weights": take({key: array for key, array in weights.items() if key in known}),
@@ -110,7 +158,7 @@ def bundle_case(
     manifest = bundle.manifest
     limits = manifest.limits
     if checks is not None or limits == Limits():
-        limits = limits_for(manifest.quantization, checks)
+        limits = limits_for(manifest.quantization, checks, manifest.task)
     wanted = [spec.name for spec in manifest.signature.inputs]
     targets: dict[str, np.ndarray] = {}
     if files is None:

@@ -19,7 +19,7 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 from edge_dl.runtime.ctc import best_path
 
-CLASS_TASKS = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL)
+CLASS_TASKS = (Task.CLASSIFICATION, Task.LABELLING, Task.LANGUAGE_MODEL, Task.TRANSLATION)
 # Above so many classes, per-class counts of every sample cost more memory than they tell.
 MAX_CLASSES_COUNTED = 100
 # Rows of the matrix of products that are held at a time.
@@ -111,7 +111,7 @@ def evaluate(output: np.ndarray, target: Target) -> dict[str, float]:
     return values
 
 
-@register(Task.LANGUAGE_MODEL)
+@register(Task.LANGUAGE_MODEL, Task.TRANSLATION)
 class Perplexity(Metric):
     """exp of the mean negative log-likelihood of the true token."""
 
@@ -127,7 +127,7 @@ class Perplexity(Metric):
         return np.exp(_ratio(sums))
 
 
-@register(Task.LANGUAGE_MODEL)
+@register(Task.LANGUAGE_MODEL, Task.TRANSLATION)
 class BitsPerToken(Perplexity):
     """Mean negative log2-likelihood of the true token."""
 

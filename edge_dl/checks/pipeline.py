@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_dl.bundle import MANIFEST, read_bundle
+from edge_dl.checks.corpus_scores import require_sacrebleu
 from edge_dl.checks.inspection import inspect_model
 from edge_dl.checks.latency import LatencyReport
 from edge_dl.checks.selection import Candidate, Selection, select
+from edge_dl.checks.translation import REFERENCE
 from edge_dl.checks.turns import Comparison
 from edge_dl.checks.verdicts import ParityReport, Verdict, failed_report
 from edge_dl.checks.weights import guess_quantization
@@ -67,7 +69,7 @@ def run_verify(
         time_limit: seconds a variant may take.
 
     Raises:
-        UsageError: no variant, or no test data or reference answers.
+        UsageError: no variant, or no test data or reference answers, or a package for translations is missing.
     """
     run = Path(run)
     checks = checks or ChecksConfig()
@@ -75,6 +77,8 @@ def run_verify(
     for needed in (run / "data" / "test.npz", run / "export" / "reference.npz"):
         if not needed.is_file():
             raise UsageError("Parity needs the test split and the reference's answers.", received=f"no {needed}")
+    if (run / "export" / REFERENCE).is_file():
+        require_sacrebleu()  # Told once, before anything is done.
     reports: dict[str, ParityReport] = {}
     calls: dict[str, GuardedCall] = {}
     started: dict[str, float] = {}

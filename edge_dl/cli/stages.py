@@ -217,7 +217,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             labels=_labels(dataset),
             threshold=_threshold(folder),
             rate=dataset.get("rate") or None,
-            limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
+            limits={item.value: limits_for(item, recipe.checks, recipe.task) for item in Quantization},
             qat=folder.path / "compress" / "qat" if Method.QAT in recipe.compression.methods else None,
             force=force,
             progress=progress,
@@ -354,6 +354,7 @@ def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
         "batch": conversion.batch,
         "calibration_samples": conversion.calibration_samples,
         "own": own_model(folder),
+        **({"sentences": sentences} if (sentences := _dataset(folder).get("sentences")) else {}),
     }
 
 

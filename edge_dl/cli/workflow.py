@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from edge_dl.checks.corpus_scores import require_sacrebleu
 from edge_dl.cli import stages
 from edge_dl.cli.budget import with_budget
 from edge_dl.cli.console import ConsoleProgress, print_json, print_table
@@ -185,6 +186,8 @@ def up_to(folder: RunFolder, last: str) -> tuple[str, ...]:
 def do(folder: RunFolder, names: Iterable[str], progress: Progress, *, force: bool = False) -> None:
     """Run stages in order; those that finished with the same inputs are left alone unless `force`."""
     names = tuple(names)
+    if "verify" in names and stages.recipe_of(folder).task is Task.TRANSLATION:
+        require_sacrebleu()  # Before the training that comes before.
     if "compress" in names:
         stages.check_compression(folder, required=names[-1] == "compress")
     for name in names:

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from edge_dl.checks.translation import ReferenceAnswer, ReferenceAnswers, answer_of, spelled
 from edge_dl.errors import StageError, UsageError
 from edge_dl.progress import SILENT, Progress
 from edge_dl.runtime.search import GREEDY, SMALLEST, Hypothesis, length_penalty
+from edge_dl.runtime.translation import Source
+from edge_dl.text import Tables
 from edge_dl.text.subwords import BEGIN, END, PADDING
 
 # Arrays grow in steps of so many positions: a graph is compiled for each size.
@@ -49,6 +52,60 @@ class Names:
 
 
 NAMES = Names()
+
+
+def find_names(model: keras.Model) -> Names | None:
+    """What a model calls its inputs and outputs, where its inputs are those of a data set of sentence pairs.
+
+    A single output is the next token's probabilities, whatever it is called; None for a model of another make.
+    """
+    inputs = {str(name) for name in getattr(model, "input_names", ())}
+    outputs = [str(name) for name in getattr(model, "output_names", ())]
+    if inputs != {NAMES.source, NAMES.target} or not outputs:
+        return None
+    if NAMES.output in outputs:
+        return NAMES
+    return replace(NAMES, output=outputs[0]) if len(outputs) == 1 else None
+
+
+def reference_answers(
+    model: keras.Model,
+    tables: Tables,
+    sentences: Sequence[tuple[str, tuple[str, ...]]],
+    *,
+    length: int,
+    longest: int,
+    names: Names = NAMES,
+    progress: Progress = SILENT,
+) -> ReferenceAnswers:
+    """What the model says by itself to sentences, greedily; a sentence that is too long is cut, as on the device.
+
+    Args:
+        model: the model.
+        tables: vocabularies of both sides.
+        sentences: each with its right translations.
+        length: tokens of a source that the device takes, its end among them.
+        longest: tokens of an answer, its end among them.
+        names: what the model calls its inputs and outputs.
+        progress: told the number of sentences.
+    """
+    sources = [Source.of(text, tables, most=length - 1) for text, _ in sentences]
+    # A sentence of which the model knows nothing is copied, and the model not asked: here as on the device.
+    known = [row for row, source in enumerate(sources) if source.known]
+    rows = np.array([sources[row].row(length) for row in known], np.int32).reshape(-1, length)
+    found = dict(zip(known, translate_greedily(model, rows, longest, names=names, progress=progress), strict=True))
+    return ReferenceAnswers(
+        tuple(
+            ReferenceAnswer(
+                text,
+                references,
+                answer_of(found.get(row), spelled(found.get(row), sources[row], tables)),
+                shortened=len(tables.source.encode(text)) >= length,
+            )
+            for row, (text, references) in enumerate(sentences)
+        ),
+        longest,
+    )
 
 
 def translate_greedily(
