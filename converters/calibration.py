@@ -6,16 +6,19 @@ ranges, so it is used only when it is asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import SequenceSpec, Signature, StreamSpec, TensorSpec
+from edge_dl.bundle import EncoderSpec, SequenceSpec, Signature, StreamSpec, TensorSpec
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, save_npz
+
+# From {input name: array} to {output name: array}.
+Caller = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 INDEX = "index"
 RANDOM = "random"
@@ -174,8 +177,40 @@ def batches(calibration: Calibration, inputs: Sequence[TensorSpec]) -> Iterator[
         yield {spec.name: calibration.x[spec.name][rows].astype(spec.dtype) for spec in inputs}
 
 
+def decode_batches(
+    encode: str | Path,
+    step: str | Path,
+    encoder: EncoderSpec,
+    signature: Signature,
+    sequence: SequenceSpec,
+    calibration: Calibration,
+    *,
+    seed: int = 0,
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """What an encoder takes, and what a step of its decoder takes while it is told what it should have said.
+
+    Args:
+        encode: the float32 .tflite of the encoder alone.
+        step: that of the step alone.
+        encoder: the encoder's signature.
+        signature: the step's, with states.
+        sequence: which inputs are fed step by step.
+        calibration: whole samples.
+        seed: chooses the sampled steps.
+    """
+    run = step_runner(encode, Signature(encoder.key, encoder.inputs, encoder.outputs))
+    steps = step_batches(step, signature, sequence, calibration, seed=seed, encode=(run, encoder.inputs))
+    return list(batches(calibration, encoder.inputs)), steps
+
+
 def step_batches(
-    model: str | Path, signature: Signature, sequence: SequenceSpec, calibration: Calibration, *, seed: int = 0
+    model: str | Path,
+    signature: Signature,
+    sequence: SequenceSpec,
+    calibration: Calibration,
+    *,
+    seed: int = 0,
+    encode: tuple[Caller, Sequence[TensorSpec]] | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """What a `step` model takes at single time steps, with the states that it really gets into.
 
@@ -189,6 +224,8 @@ def step_batches(
         sequence: which inputs are fed step by step.
         calibration: whole sequences.
         seed: chooses the sampled steps.
+        encode: what is called before the steps, which gives what is not fed and what states start from, and what it
+            takes; None where there is no encoder.
 
     Returns:
         A list of {input or state name: array with the batch axis}.
@@ -199,8 +236,17 @@ def step_batches(
     results: list[dict[str, np.ndarray]] = []
     for start in range(0, min(len(calibration), STEP_SEQUENCES * batch), batch):
         rows = np.arange(start, start + batch) % len(calibration)
-        whole = {spec.name: calibration.x[spec.name][rows].astype(spec.dtype) for spec in signature.inputs}
+        sources = encode[1] if encode else ()
+        given = {spec.name: calibration.x[spec.name][rows].astype(spec.dtype) for spec in sources}
+        encoded = encode[0](given) if encode else {}
+        whole = {
+            spec.name: encoded[spec.name]
+            if encode and spec.name not in sequence.inputs
+            else calibration.x[spec.name][rows].astype(spec.dtype)
+            for spec in signature.inputs
+        }
         states = {state.input: np.zeros(state.shape, state.dtype) for state in signature.states}
+        states |= {state.input: encoded[state.initial] for state in signature.states if state.initial}
         steps = whole[sequence.inputs[0]].shape[1]
         for step in range(steps):
             feed = {

@@ -30,6 +30,7 @@ PLAN = "plan.json"
 REFERENCE = "reference.npz"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
+TABLES = "text.json"
 AUTO = "auto"
 # Copies of a cell that an unrolled model may hold before `auto` leaves it out: time steps summed over recurrent layers.
 # Beyond it the converter takes minutes and the copies of the weights that kernels pack cost more than the loop saves.
@@ -213,6 +214,7 @@ def run_export(
                     "folder": str(folder / lowering.value),
                     "lowering": lowering.value,
                     "batch": config.batch,
+                    "beams": config.beams,
                     "input_shapes": facts["shapes"],
                 },
                 logs / f"{lowering.value}.log",
@@ -242,7 +244,7 @@ def run_export(
         pairs = run / "data" if data is None else data
         if (pairs / SENTENCES).is_file():
             asked = {**shared, "export": reference["export"], "data": str(pairs), "answers": str(folder / TRANSLATIONS)}
-            call, log = f"{_JOBS}:make_translations", logs / "translations.log"
+            call, log = "edge_dl.converters.translations:make_translations", logs / "translations.log"
             job = Job("translations", call, asked, log, config.time_limit, "export")
             _raise_unless_done(worker.run([job], progress=progress, description="Reference translations")[0])
     golden = load_npz(folder / GOLDEN)
@@ -266,6 +268,7 @@ def run_conversion(
     labels: Sequence[str] = (),
     threshold: float | None = None,
     rate: int | None = None,
+    tables: Path | None = None,
     limits: Mapping[str, Limits] | None = None,
     options: Mapping[str, Any] | None = None,
     qat: Path | None = None,
@@ -286,6 +289,7 @@ def run_conversion(
         labels: class names in output order.
         threshold: similarity from which two embeddings are called the same, for manifests of an encoder.
         rate: samples a second of the sounds that the model takes, for its manifests.
+        tables: text.json with the vocabularies of a model that translates; it goes into the bundles that decode.
         limits: parity limits by quantization name.
         options: fields of `quantization.QuantizationOptions`.
         qat: export of a model that was trained for quantization; it becomes the variant `qat` beside the others.
@@ -333,7 +337,16 @@ def run_conversion(
             "folder": str(folder / spec.name),
             "golden": str(run / "export" / GOLDEN),
             "calibration": use,
-            "manifest": {"name": name, "task": task, "made_by": made_by, "threshold": threshold, "rate": rate},
+            "manifest": {
+                "name": name,
+                "task": task,
+                "made_by": made_by,
+                "threshold": threshold,
+                "rate": rate,
+                "tables": TABLES if tables is not None and spec.lowering.decodes else None,
+            },
+            "members": {TABLES: str(tables)} if tables is not None and spec.lowering.decodes else {},
+            "split": config.split_signatures and spec.lowering.decodes,
             "labels": list(labels),
             "limits": limit,
             "options": {**({} if config.per_channel else {"per_channel": False}), **(options or {})},
@@ -345,6 +358,8 @@ def run_conversion(
                 "export": trained if spec.quantization is Quantization.QAT else exports[spec.lowering],
                 "golden": sha256_file(run / "export" / GOLDEN),
                 "calibration": sha256_file(samples) if use else "",
+                "members": {item: sha256_file(path) for item, path in arguments["members"].items()},
+                "split": arguments["split"],
                 **({"search": _search_digest(run, wanted)} if mixed else {}),
             }
         )
@@ -485,7 +500,8 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
     Raises:
         RefusedError: a lowering asked for by name cannot carry a layer; the message names layers and ways out.
     """
-    allowed = [Lowering(item) for item in facts["allowed"]]
+    decoding = [Lowering(item) for item in facts.get("decoding", ())]
+    allowed = decoding or [Lowering(item) for item in facts["allowed"]]
     refusals = facts["refusals"]
     chosen: list[Lowering] = []
     left_out: dict[str, str] = {}
@@ -493,14 +509,16 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
         if name == AUTO:
             for lowering in allowed:
                 copies = sum(item["steps"] for item in facts["layers"])
-                if lowering is Lowering.UNROLL and copies > UNROLL_LIMIT:
+                if lowering in (Lowering.UNROLL, Lowering.DECODE_UNROLL) and copies > UNROLL_LIMIT:
                     left_out[lowering.value] = (
                         f"{copies} copies of a cell are more than {UNROLL_LIMIT}. Ask for it by name to have it anyway."
                     )
                 else:
                     chosen.append(lowering)
             for lowering_name, found in refusals.items():
-                if found:
+                if decoding:
+                    left_out[lowering_name] = "it takes a whole target, which nobody has who wants it to be said."
+                elif found:
                     left_out[lowering_name] = f"layer {found[0]['layer']!r}: {found[0]['reason']}"
             continue
         lowering = Lowering(name)
@@ -510,7 +528,7 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
             reasons = " ".join(f"Layer {item['layer']!r}: {item['reason']}" for item in found)
             todo = " ".join(dict.fromkeys(item["todo"] for item in found))
             raise RefusedError(f"The model cannot be lowered as {name}. {reasons}", todo=todo)
-        if lowering not in allowed and name not in by_name:
+        if lowering not in allowed and name not in by_name and name not in facts["allowed"]:
             reason = "it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."
             if lowering is Lowering.STREAM:
                 reason = "only a Keras model says which layers it has."

@@ -8,6 +8,7 @@ cut, whatever its layers are called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -192,9 +193,15 @@ def _recurrences(operation: Any) -> list[Any]:
 
 def _name_of(tensor: Any) -> str:
     """What gives a symbolic tensor, with a number where that gives several."""
+    import keras
+
     history = tensor._keras_history
     outputs = history.operation._inbound_nodes[history.node_index].outputs
-    return f"{history.operation.name}_{history.tensor_index}" if len(outputs) > 1 else str(history.operation.name)
+    name = str(history.operation.name)
+    if not isinstance(history.operation, keras.layers.Layer):
+        # A function's name counts all its calls since the process began.
+        name = re.sub(r"_\d+$", "", name)
+    return f"{name}_{history.tensor_index}" if len(outputs) > 1 else name
 
 
 def _ordered(graph: Any) -> Iterator[Any]:

@@ -30,6 +30,7 @@ from edge_dl.variants import Lowering
 ENCODE = "encode"
 STEP = "decode_step"
 BEAMS = "decode_beams"
+KEYS = (ENCODE, STEP, BEAMS)
 
 
 @dataclass(frozen=True)

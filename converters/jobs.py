@@ -5,22 +5,21 @@ Each runs in a child process (`edge_dl.converters.isolation`); each opens what i
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_dl import bundle
-from edge_dl.bundle import Limits, Manifest, TensorSpec
+from edge_dl.bundle import Limits, Manifest, TensorSpec, TranslationSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
-from edge_dl.converters import worker
-from edge_dl.converters.exporting import read_export
+from edge_dl.converters.exporting import RECORD, Export, read_export
 from edge_dl.converters.loadable import make_loadable
+from edge_dl.converters.merging import split_signatures
 from edge_dl.converters.metadata import add_metadata, takes_pictures
 from edge_dl.converters.quantization import (
     QuantizationOptions,
@@ -30,16 +29,20 @@ from edge_dl.converters.quantization import (
     quantize,
     quantize_tflite,
 )
-from edge_dl.converters.sources import KerasSource, Source, open_source
+from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
-from edge_dl.data.sentences import FILE, TABLES
-from edge_dl.files import gzip_size, load_npz, read_json, save_npz
+from edge_dl.files import gzip_size, load_npz, save_npz
 from edge_dl.names import values_under
-from edge_dl.text import Tables
 from edge_dl.variants import Lowering, VariantSpec
 
+ATTENTION = "attention"  # the output with weights over the source's tokens
+ENCODE_FILE, DECODE_FILE = "encode.tflite", "decode.tflite"
 GOLDEN_SAMPLES = 16
 PREDICT_BATCH = 256
+# A decoder answers with a number for every word of its vocabulary at every step: of its answers so many numbers are
+# kept as the reference (128 MB), and so many travel in a bundle.
+MOST_REFERENCE = 32_000_000
+MOST_GOLDEN = 2_000_000
 
 
 def describe(
@@ -71,10 +74,11 @@ def export_lowering(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     custom: Sequence[str] = (),
     unsafe: bool = False,
+    beams: int = 0,
 ) -> dict[str, Any]:
     """Write one export."""
     opened = open_source(source, tuple(custom), unsafe)
-    return opened.export(Path(folder), Lowering(lowering), batch=batch, input_shapes=input_shapes)
+    return opened.export(Path(folder), Lowering(lowering), batch=batch, input_shapes=input_shapes, beams=beams)
 
 
 def make_reference(
@@ -89,6 +93,9 @@ def make_reference(
 ) -> dict[str, Any]:
     """Write the source model's answers on the test split, and the golden samples that a bundle carries.
 
+    Of a model that decodes, as many evenly spread samples are answered as `MOST_REFERENCE` numbers hold, and `index`
+    beside the answers names their rows in the split.
+
     Args:
         source: the model.
         export: folder of any of its exports, for names and shapes.
@@ -101,73 +108,38 @@ def make_reference(
     """
     opened = open_source(source, tuple(custom), unsafe)
     inputs = opened.whole_inputs(Path(export))
+    record = Path(export) / RECORD
+    decodes = record.is_file() and read_export(export).encoder is not None
     if not test:
         x: Mapping[str, np.ndarray] = calibrations.random_calibration(inputs, count=GOLDEN_SAMPLES, seed=seed).x
-        rows = np.arange(GOLDEN_SAMPLES)
-        y = predict(opened, x)
+        count = min(GOLDEN_SAMPLES, _fitting(opened, x, MOST_GOLDEN)) if decodes else GOLDEN_SAMPLES
+        rows = np.arange(count)
+        y = predict(opened, {name: array[:count] for name, array in x.items()})
     else:
         arrays = load_npz(test)
         x = split_inputs(arrays, inputs)
         labels = [array for name, array in arrays.items() if name.startswith("y/")]
+        total, count = len(next(iter(x.values()))), GOLDEN_SAMPLES
+        index: dict[str, np.ndarray] = {}
+        if decodes:
+            count = min(count, _fitting(opened, x, MOST_GOLDEN))
+            kept = _fitting(opened, x, MOST_REFERENCE)
+            if kept < total:
+                chosen = np.linspace(0, total - 1, kept).round().astype(np.int64)
+                x, labels = {name: array[chosen] for name, array in x.items()}, [array[chosen] for array in labels]
+                index, total = {"index": chosen}, kept
         y = predict(opened, x)
-        save_npz(reference, {f"y/{name}": array for name, array in y.items()})
-        total = len(next(iter(x.values())))
-        rows = calibrations.choose_indices(labels[0] if len(labels) == 1 else None, total, GOLDEN_SAMPLES, seed)
+        save_npz(reference, {f"y/{name}": array for name, array in y.items()} | index)
+        rows = calibrations.choose_indices(labels[0] if len(labels) == 1 else None, total, count, seed)
     members = {f"in/{name}": array[rows] for name, array in x.items()}
     save_npz(golden, members | {f"out/{name}": array[rows] for name, array in y.items()})
     return {"samples": len(next(iter(y.values()))), "golden": len(rows)}
 
 
-def make_translations(
-    source: str, export: str, data: str, answers: str, custom: Sequence[str] = (), unsafe: bool = False
-) -> dict[str, Any]:
-    """Write what the model says by itself to the sentences of a test part; nothing where it takes no sentence pairs.
-
-    Args:
-        source: the model.
-        export: folder of any of its exports, for the sizes of sources and targets.
-        data: folder with sentences.json and text.json.
-        answers: where to write (`edge_dl.checks.translation.ReferenceAnswers`).
-        custom: the user's classes as "module:name".
-        unsafe: whether Lambda layers may run.
-    """
-    opened = open_source(source, tuple(custom), unsafe)
-    if not isinstance(opened, KerasSource):
-        return {"sentences": 0}
-    from edge_dl.converters.lowering import as_reference
-    from edge_dl.models.translating import find_names, reference_answers
-
-    names = find_names(opened.model)
-    tables = Tables.read(Path(data) / TABLES)
-    if names is None or opened.model.get_layer(names.output).output.shape[-1] != len(tables.target):
-        return {"sentences": 0}
-    shapes = {spec.name: spec.shape for spec in opened.whole_inputs(Path(export))}
-    sentences = [(item["source"], tuple(item["references"])) for item in read_json(Path(data) / FILE)["test"]]
-    with as_reference(opened.model):
-        found = reference_answers(
-            opened.model, tables, sentences, length=shapes[names.source][1], longest=shapes[names.target][1],
-            names=names, progress=_Noting(len(sentences)),
-        )  # fmt: skip
-    found.write(answers)
-    return {"sentences": len(found.sentences)}
-
-
-class _Noting:
-    """A `Progress` that tells the parent."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0.0
-
-    def say(self, message: str) -> None:
-        note(message)
-
-    @contextlib.contextmanager
-    def step(self, description: str, total: float | None = None) -> Iterator[_Noting]:
-        yield self
-
-    def advance(self, amount: float = 1.0, note: str = "") -> None:
-        self.done += amount
-        worker.note(f"{self.done:.0f}/{self.total}")
+def _fitting(source: Source, x: Mapping[str, np.ndarray], numbers: int) -> int:
+    """How many samples' answers are so many numbers at most; one at least."""
+    answer = source.predict({name: array[:1] for name, array in x.items()})
+    return max(1, numbers // sum(array.size for array in answer.values()))
 
 
 def predict(source: Source, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -212,6 +184,8 @@ def make_variant(
     limits: Mapping[str, float | None],
     options: Mapping[str, Any],
     runtime: Sequence[str] = (),
+    members: Mapping[str, str] | None = None,
+    split: bool = False,
 ) -> dict[str, Any]:
     """Make one variant and its bundle; the bundle appears under its name only when it is whole.
 
@@ -222,7 +196,10 @@ def make_variant(
         folder: where the bundle goes; a bundle that is there already is replaced at the end.
         golden: .npz of golden samples.
         calibration: .npz of calibration samples; empty: none.
-        manifest: name, task, made_by; for an encoder, threshold; for a model of sounds, their rate.
+        manifest: name, task, made_by; for an encoder, threshold; for a model of sounds, their rate; for one that
+            translates, the member that holds its vocabularies as `tables`.
+        members: by name, paths of further files that go into the bundle.
+        split: whether an encoder and a decoder are also written as a file each.
         labels: class names.
         limits: parity limits.
         options: fields of `QuantizationOptions`.
@@ -251,7 +228,11 @@ def make_variant(
         if record is not None and takes_pictures(result.signature):
             file.write_bytes(add_metadata(file.read_bytes(), result.signature, manifest["name"], labels))
             check_runs(file)
-        members = load_npz(golden)
+        samples_of = load_npz(golden)
+        further = {name: Path(path).read_bytes() for name, path in (members or {}).items()}
+        if split and result.encoder is not None:
+            files = split_signatures(file.read_bytes())
+            further |= {ENCODE_FILE: files[result.encoder.key], DECODE_FILE: files[result.signature.key]}
         bundle.write_bundle(
             making,
             file.read_bytes(),
@@ -264,15 +245,19 @@ def make_variant(
                 signature=result.signature,
                 sequence=record.sequence if record is not None else None,
                 stream=record.stream if record is not None else None,
+                encoder=result.encoder,
+                beams=record.beams if record is not None else None,
+                translation=_translation(record, manifest.get("tables")),
                 limits=Limits(**limits),
                 made_by={**manifest["made_by"], "tool": result.tool},
                 min_runtime_version=result.min_runtime_version,
                 threshold=manifest.get("threshold"),
                 rate=manifest.get("rate"),
             ),
-            golden_inputs={name[3:]: array for name, array in members.items() if name.startswith("in/")},
-            golden_outputs={name[4:]: array for name, array in members.items() if name.startswith("out/")},
+            golden_inputs={name[3:]: array for name, array in samples_of.items() if name.startswith("in/")},
+            golden_outputs={name[4:]: array for name, array in samples_of.items() if name.startswith("out/")},
             labels=labels,
+            members=further,
         )
         file.unlink()
         # Readers see the old bundle or the new one; in between, for one rename, none.
@@ -285,6 +270,20 @@ def make_variant(
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return summary(result, target)
+
+
+def _translation(record: Export | None, tables: str | None) -> TranslationSpec | None:
+    """What the manifest of a model that translates says of its tokens; None for one whose tokens are not known."""
+    if not tables or record is None or record.encoder is None or record.sequence is None:
+        return None
+    outputs = [spec.name for spec in record.signature.outputs]
+    return TranslationSpec(
+        tables=tables,
+        source=record.encoder.inputs[0].name,
+        target=record.sequence.inputs[0],
+        output=next(name for name in outputs if name != ATTENTION),
+        attention=ATTENTION if ATTENTION in outputs else None,
+    )
 
 
 def summary(result: Quantized, folder: Path) -> dict[str, Any]:

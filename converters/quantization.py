@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import Signature
-from edge_dl.converters import packing, repairs, tensors
+from edge_dl.bundle import EncoderSpec, Signature
+from edge_dl.converters import decoding, packing, repairs, tensors
 from edge_dl.converters.calibration import (
     Calibration,
     batches,
     check_finite,
     check_inputs,
+    decode_batches,
     step_batches,
     stream_batches,
 )
@@ -31,8 +32,10 @@ from edge_dl.converters.exporting import RECORD, Export
 from edge_dl.converters.flat_dense import flatten_int16_dense
 from edge_dl.converters.front import find_front, takes_samples
 from edge_dl.converters.lookups import quantize_lookups
+from edge_dl.converters.merging import merge
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
+from edge_dl.converters.scores import find_scores, find_tables, give_floats
 from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
@@ -41,6 +44,7 @@ from edge_dl.variants import Lowering, Quantization, VariantSpec
 FLOAT_MODEL = "float32.tflite"
 AS_IT_IS = "none (the file as it was)"
 MIXING = "ai-edge-quantizer static, each operator in its own precision"
+FLOAT_SCORES = "softmaxes and what leads to them stay float32"
 FLOAT_FRONT = "the features of the sound stay float32"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
@@ -98,6 +102,7 @@ class Quantized:
         notes: what the user should know, e.g. operators that stayed float.
         weights: elements of weight matrices by type.
         min_runtime_version: the oldest TFLite runtime by the file's own statement; "" when it makes none.
+        encoder: of a `decode` variant, the encoder's signature with scales.
     """
 
     path: Path
@@ -106,6 +111,7 @@ class Quantized:
     notes: tuple[str, ...]
     weights: Mapping[str, int]
     min_runtime_version: str
+    encoder: EncoderSpec | None = None
 
 
 def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
@@ -118,6 +124,16 @@ def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
         raise RefusedError(
             "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
             todo=f"Use {lowering.value}-dynamic, or step-int8.",
+        )
+    if lowering.decodes and quantization is Quantization.MIXED:
+        raise RefusedError(
+            "mixed of an encoder and a decoder cannot be made: its search looks at one signature.",
+            todo="Use decode-unroll-int8, decode-unroll-int16x8 or decode-dynamic.",
+        )
+    if lowering is Lowering.DECODE and quantization in FULL_INTEGER:
+        raise RefusedError(
+            f"{quantization.value} of an encoder's loops cannot be made: ai-edge-quantizer cannot calibrate them.",
+            todo=f"Use decode-unroll-{quantization.value}; decode-dynamic has int8 weights.",
         )
     if lowering is Lowering.WHILE and quantization in FULL_INTEGER:
         raise RefusedError(
@@ -144,7 +160,8 @@ def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
 
 def float_model(export: Export) -> Path:
     """The float32 .tflite of an export, made by TFLiteConverter when it is not there yet."""
-    path = export.folder / FLOAT_MODEL
+    own = export.signature.key in decoding.KEYS
+    path = export.folder / (f"{export.signature.key}.{FLOAT_MODEL}" if own else FLOAT_MODEL)
     record = export.folder / RECORD
     if not path.is_file() or path.stat().st_mtime_ns < record.stat().st_mtime_ns:
         model = tensors.read(_convert(export, lambda converter: None, allow_flex=True))
@@ -204,6 +221,8 @@ def quantize(
             raise _no_calibration(spec)
         check_finite(calibration)
         check_inputs(calibration, export.clip_inputs, export.sequence)
+    if export.encoder is not None:
+        return _quantize_parts(export, spec, out, calibration, options)
     content, tool, notes = _ROUTES[spec.quantization](export, spec, calibration, options)
     return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
 
@@ -229,14 +248,19 @@ def finish(
         export: the export that it comes from; None for a user's own .tflite.
         options: see `QuantizationOptions`.
     """
+    model = _repair(content, spec, export, options, notes)
+    return _write(model, spec, out, tool=tool, notes=notes, export=export, content=content)
+
+
+def _repair(
+    content: bytes, spec: VariantSpec, export: Export | None, options: QuantizationOptions, notes: list[str]
+) -> Any:
+    """A converted file of one signature as a `ModelT`, put right."""
     model = tensors.read(content)
     custom = tensors.custom_operators(model)
     if custom and not options.allow_flex:
         raise _not_builtin(custom)
-    states: list[dict[str, Any]] = [
-        {"input": item.input, "output": item.output, "silent": item.silent}
-        for item in (export.signature.states if export else ())
-    ]
+    states = _states(export)
     key = export.signature.key if export else ""
     if export is not None:
         repairs.unclip_lstm(model)
@@ -256,12 +280,38 @@ def finish(
     repairs.correct_versions(model)
     if export is not None:
         repairs.name_edges(model)
+    return model
+
+
+def _states(export: Export | None) -> list[dict[str, Any]]:
+    return [
+        {"input": item.input, "output": item.output, "silent": item.silent, "initial": item.initial}
+        for item in (export.signature.states if export else ())
+    ]
+
+
+def _write(
+    model: Any,
+    spec: VariantSpec,
+    out: Path,
+    *,
+    tool: str,
+    notes: list[str],
+    export: Export | None,
+    content: bytes = b"",
+) -> Quantized:
+    """Shrink, write and check a file that was put right; `content` is what it was read from."""
+    custom = tensors.custom_operators(model)
     # Names are for people who look into a model, and they do that in float32. They are up to a tenth of a small file.
     data = packing.pack(model, keep_names=spec.quantization is Quantization.FLOAT32)
     if tool == AS_IT_IS:
         data = content
     model = tensors.read(data)
-    signature = tensors.signature_of(model, states, key)
+    signature = tensors.signature_of(model, _states(export), export.signature.key if export else "")
+    encoder = None
+    if export is not None and export.encoder is not None:
+        found = tensors.signature_of(model, (), export.encoder.key)
+        encoder = EncoderSpec(found.key, found.inputs, found.outputs)
     weights = tensors.count_weights(model)
     _check_claims(spec, model, weights, signature)
     write_atomic(out, data)
@@ -276,11 +326,51 @@ def finish(
         notes=tuple(notes),
         weights=weights.elements,
         min_runtime_version=tensors.min_runtime_version(model),
+        encoder=encoder,
     )
+
+
+def _quantize_parts(
+    export: Export, spec: VariantSpec, out: Path, calibration: Calibration | None, options: QuantizationOptions
+) -> Quantized:
+    """Make each signature of an encoder and its decoder by itself, and one file of all."""
+    parts = export.parts
+    feeds = _decode_feeds(export, calibration) if spec.quantization in FULL_INTEGER and calibration else {}
+    models, notes, tool = [], [], ""
+    for part in parts:
+        key = part.signature.key
+        if feeds:
+            content, tool, told = _static_part(float_model(part).read_bytes(), spec, feeds[key], options)
+        else:
+            content, tool, told = _ROUTES[spec.quantization](part, spec, calibration, options)
+        models.append(_repair(content, spec, part, options, told))
+        notes += [f"{key}: {note}" for note in told]
+    return _write(merge(models), spec, out, tool=tool, notes=notes, export=export)
+
+
+def _decode_feeds(export: Export, calibration: Calibration) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Calibration samples by signature key."""
+    assert export.encoder is not None
+    assert export.sequence is not None
+    step, encode, *beams = export.parts
+    encoded, steps = decode_batches(
+        float_model(encode), float_model(step), export.encoder, export.signature, export.sequence, calibration
+    )
+    feeds = {encode.signature.key: encoded, step.signature.key: steps}
+    for part in beams:
+        rows = {item.name: item.shape[0] for item in part.signature.inputs}
+        rows |= {item.input: item.shape[0] for item in part.signature.states}
+        # The same samples in every beam: the same ranges, so that the weights' scales and the biases are stored once.
+        feeds[part.signature.key] = [
+            {name: np.repeat(value, rows[name] // len(value), 0) for name, value in feed.items()} for feed in steps
+        ]
+    return feeds
 
 
 def check_runs(path: Path) -> None:
     """Load a .tflite in LiteRT and call it with zeros, and where it has no answer to zero (a logarithm), with ones.
+
+    Of a file with several signatures, each is called.
 
     Raises:
         StageError: it does not load, does not run, or answers both with NaN or infinity.
@@ -291,6 +381,9 @@ def check_runs(path: Path) -> None:
         interpreter = Interpreter(model_path=str(path), num_threads=1)
         interpreter.allocate_tensors()
         bad = _not_finite(interpreter, 0) and _not_finite(interpreter, 1)
+        keys = interpreter.get_signature_list()
+        for key in keys if len(keys) > 1 else ():
+            bad = bad or _signature_not_finite(interpreter.get_signature_runner(key), key)
     except (RuntimeError, ValueError) as error:
         raise StageError(
             "A converted file must load and run in LiteRT.",
@@ -314,6 +407,16 @@ def _not_finite(interpreter: Any, step: int) -> list[str]:
     interpreter.invoke()
     outputs = {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
     return [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+
+
+def _signature_not_finite(runner: Any, key: str) -> list[str]:
+    """Outputs of a signature with NaN or infinity where every input is zero."""
+    details = runner.get_input_details()
+    zeros = {name: np.full(item["shape"], item["quantization"][1], item["dtype"]) for name, item in details.items()}
+    results = runner(**zeros)
+    return [
+        f"{key}/{name}" for name, value in results.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
+    ]
 
 
 def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, signature: Signature) -> None:
@@ -632,7 +735,43 @@ def _static(
             todo="Leave conversion.per_channel at true.",
         )
     result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
-    return result, f"ai-edge-quantizer static_wi8_ai{16 if wide else 8}", [FLOAT_FRONT] if front else []
+    return result, _static_tool(spec), [FLOAT_FRONT] if front else []
+
+
+def _static_tool(spec: VariantSpec) -> str:
+    return f"ai-edge-quantizer static_wi8_ai{16 if spec.quantization is Quantization.INT16X8 else 8}"
+
+
+def _static_part(
+    content: bytes, spec: VariantSpec, feeds: list[dict[str, np.ndarray]], options: QuantizationOptions
+) -> tuple[bytes, str, list[str]]:
+    """Full integer for one signature of an encoder-decoder, with what leads to probabilities in float32."""
+    if not options.per_channel:
+        raise RefusedError(
+            f"{spec.quantization.value} of decoders has one scale a channel, and no other.",
+            todo="Leave conversion.per_channel at true.",
+        )
+    wide = spec.quantization is Quantization.INT16X8
+    model = tensors.read(content)
+    if repairs.separate_outputs(model):
+        content = packing.pack(model)
+        model = tensors.read(content)
+    scores = find_scores(model)
+    # With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first.
+    tables = find_tables(model) if wide else []
+    result = quantize_static(
+        content,
+        feeds,
+        precision=Precision.INT16X8 if wide else Precision.INT8,
+        exceptions=dict.fromkeys([*scores.floating, *tables], Precision.FLOAT32),
+        weights_only=scores.logits,
+        integer_io=spec.integer_io,
+    )
+    model = tensors.read(result)
+    quantize_lookups(model)
+    if spec.integer_io:
+        give_floats(model)
+    return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating else []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:

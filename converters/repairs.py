@@ -445,6 +445,48 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
+def separate_outputs(model: Any) -> int:
+    """Give each output of the main graph a tensor that nothing else is or reads; returns how many had none.
+
+    ai-edge-quantizer puts one QUANTIZE behind such a tensor for whoever reads it, and takes its integers for the output
+    as well, which should be float. A RESHAPE to the same shape, behind all other operators, keeps the two apart.
+
+    Args:
+        model: a `ModelT` of floats with one graph; changed in place.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    entries = [item for definition in model.signatureDefs or [] for item in definition.outputs]
+    read = {int(index) for item in graph.operators for index in item.inputs} | set(map(int, graph.inputs))
+    outputs, changed = [], 0
+    for place, index in enumerate(map(int, graph.outputs)):
+        if index not in read and index not in outputs:
+            outputs.append(index)
+            continue
+        source, copied = graph.tensors[index], copy.copy(graph.tensors[index])
+        copied.name = (source.name or b"") + f"/output/{place}".encode()
+        copied.buffer = 0
+        graph.tensors.append(copied)
+        outputs.append(len(graph.tensors) - 1)
+        shape = np.asarray(source.shape, np.int32)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = builtin_code(model, "RESHAPE", 1)
+        operator.outputs = np.array([outputs[-1]], np.int32)
+        operator.inputs = np.array([index, constant(model, graph, "INT32", shape, [len(shape)])], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+        operator.builtinOptions = schema.ReshapeOptionsT()
+        operator.builtinOptions.newShape = shape
+        graph.operators.append(operator)
+        # Two names for one tensor: each takes a place of its own.
+        entry = next(item for item in entries if int(item.tensorIndex) == index)
+        entries.remove(entry)
+        entry.tensorIndex = outputs[-1]
+        changed += 1
+    graph.outputs = np.array(outputs, np.int32)
+    return changed
+
+
 def name_edges(model: Any) -> None:
     """Call the tensors at the model's edge what the signature calls them: the converter's names are not stable."""
     for definition in model.signatureDefs or []:

@@ -33,11 +33,18 @@ class Source(Protocol):
         Returns:
             "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
             "reason", "todo"}]}, "by_name" the same for lowerings that are made only when asked for by name,
-            "shapes" {input: shape} to export with.
+            "decoding" the lowerings with which an encoder and its decoder can be told apart, "shapes" {input: shape}
+            to export with.
         """
 
     def export(
-        self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
+        self,
+        folder: Path,
+        lowering: Lowering,
+        *,
+        batch: int,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Write an export; returns its record."""
 
@@ -92,8 +99,9 @@ class KerasSource:
 
     def describe(self, shapes: Mapping[str, Sequence[int]], data: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Everything, from the layers."""
+        from edge_dl.converters.cutting import find_cut
         from edge_dl.converters.layers import find_recurrent
-        from edge_dl.converters.refusals import find_refusals, watch_calls
+        from edge_dl.converters.refusals import encoder_call, find_refusals, watch_calls
         from edge_dl.converters.signature import describe_inputs
 
         # Two sizes for free axes tell which inputs have one.
@@ -108,29 +116,41 @@ class KerasSource:
             for lowering in (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP):
                 found = find_refusals(self.model, lowering, input_shapes=shapes)
                 refusals[lowering.value] = [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
-        by_name = find_refusals(self.model, Lowering.STREAM, input_shapes=shapes)
+        by_name = {Lowering.STREAM: find_refusals(self.model, Lowering.STREAM, input_shapes=shapes)}
+        for lowering in (Lowering.DECODE, Lowering.DECODE_UNROLL) if layers else ():
+            by_name[lowering] = find_refusals(self.model, lowering, input_shapes=shapes)
+        decoding = [item for item, found in by_name.items() if item.decodes and not found]
         allowed = [name for name, found in refusals.items() if not found]
-        if allowed:  # A layer that no lowering knows cannot be watched either.
-            for call in watch_calls(self.model, inputs):
+        cut = find_cut(self.model, inputs)[0] if decoding else None
+        if allowed or cut is not None:  # A layer that no lowering knows cannot be watched either.
+            for call in watch_calls(self.model, inputs, encoder_call(cut) if cut is not None else None):
                 steps[call.path] = steps.get(call.path, 0) + call.steps
         return {
             "kind": "keras",
             "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
             "allowed": allowed or [Lowering.NONE.value],
+            "decoding": [item.value for item in decoding],
             "refusals": refusals,
             "by_name": {
-                Lowering.STREAM.value: [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in by_name]
+                item.value: [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
+                for item, found in by_name.items()
             },
             "shapes": {name: list(shape) for name, shape in shapes.items()},
         }
 
     def export(
-        self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
+        self,
+        folder: Path,
+        lowering: Lowering,
+        *,
+        batch: int,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Write an export through `exporting.export`."""
         from edge_dl.converters.exporting import export
 
-        return export(self.model, folder, lowering, batch=batch, input_shapes=input_shapes).to_json()
+        return export(self.model, folder, lowering, batch=batch, input_shapes=input_shapes, beams=beams).to_json()
 
     def whole_inputs(self, export: Path) -> tuple[TensorSpec, ...]:
         """Inputs by our names; where an export takes a step or a packet of one, the whole length is put back."""
@@ -218,7 +238,13 @@ class SavedModelSource:
         return _graph_only("saved_model", {**fill_free(names, free, data), **shapes})
 
     def export(
-        self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
+        self,
+        folder: Path,
+        lowering: Lowering,
+        *,
+        batch: int,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
@@ -319,7 +345,13 @@ class TfliteSource:
         return _graph_only("tflite", {})
 
     def export(
-        self, folder: Path, lowering: Lowering, *, batch: int, input_shapes: Mapping[str, Sequence[int]] | None
+        self,
+        folder: Path,
+        lowering: Lowering,
+        *,
+        batch: int,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+        beams: int = 0,
     ) -> dict[str, Any]:
         """Nothing to write: the file is the export."""
         if lowering is not Lowering.NONE:

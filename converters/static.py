@@ -32,6 +32,7 @@ def quantize_static(
     *,
     precision: Precision = Precision.INT8,
     exceptions: Mapping[int, Precision] | None = None,
+    weights_only: Sequence[int] = (),
     integer_io: bool = False,
 ) -> bytes:
     """Quantize weights (one scale a channel) and activations.
@@ -43,6 +44,7 @@ def quantize_static(
         precision: of every operator that has such a kernel; the others stay float32.
         exceptions: by an operator's number in the main graph, another precision; where the operator has no such kernel,
             it keeps the general one.
+        weights_only: numbers of operators with int8 weights (one scale a channel) that take and give floats.
         integer_io: whether integers are taken and given at the model's edge.
     """
     from ai_edge_quantizer import qtyping, quantizer
@@ -64,6 +66,8 @@ def quantize_static(
             leave_float(tool, pattern)
         else:
             tool.add_static_config(pattern, everything, *_bits(other))
+    if weights_only:
+        tool.add_dynamic_config(pattern_of(content, weights_only), everything, 8)
     if not integer_io:
         # The last rule that matches counts, and the edge has the scope of the operator that stands there: a pattern of
         # its own comes after all of the others.

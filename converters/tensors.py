@@ -178,8 +178,8 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
 
     Args:
         model: a `ModelT`.
-        states: pairs of input and output that are a state, each with keys "input" and "output", and "silent" where it
-            has one.
+        states: pairs of input and output that are a state, each with keys "input" and "output", and "silent" and
+            "initial" where it has them.
         key: the signature's key; empty: the only one. A file without signatures gets "predict" and its tensors' names.
 
     Raises:
@@ -201,9 +201,8 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
         outputs = {text_of(item.name): tensors[item.tensorIndex] for item in definition.outputs}
     states = list(states)
     pairs = [(state["input"], state["output"]) for state in states]
-    silent = [int(state.get("silent", 0)) for state in states]
     state_specs = []
-    for (name, result), calls in zip(pairs, silent, strict=True):
+    for (name, result), state in zip(pairs, states, strict=True):
         source, target = _tensor_spec(name, inputs[name]), _tensor_spec(result, outputs[result])
         state_specs.append(
             StateSpec(
@@ -215,7 +214,8 @@ def signature_of(model: Any, states: Iterable[Mapping[str, Any]] = (), key: str 
                 zero_point=source.zero_point,
                 output_scale=target.scale,
                 output_zero_point=target.zero_point,
-                silent=calls,
+                silent=int(state.get("silent", 0)),
+                initial=str(state.get("initial", "")),
             )
         )
     hidden_inputs, hidden_outputs = {name for name, _ in pairs}, {name for _, name in pairs}

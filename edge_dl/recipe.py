@@ -401,6 +401,9 @@ class ConversionConfig:
             bytes less 128, and no operator there computes in float.
         per_channel: whether int8 and int16x8 weights have one scale a channel, or one a tensor.
         batch: static batch size.
+        beams: hypotheses that a decoder also takes at a time, with a batch of 1; below 2: none.
+        split_signatures: whether bundles of an encoder and a decoder also hold each as a file of its own, encode.tflite
+            and decode.tflite, for runtimes that know one signature a file.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
         runtime: runtimes that every variant must load in, e.g. "tflite-runtime==2.14.0"
@@ -418,6 +421,8 @@ class ConversionConfig:
     integer_io: bool = False
     per_channel: bool = True
     batch: int = 1
+    beams: int = 4
+    split_signatures: bool = False
     calibration_samples: int = 200
     time_limit: float = 600.0
     runtime: tuple[str, ...] = ()

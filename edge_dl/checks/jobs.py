@@ -107,8 +107,12 @@ def split_case(
     bundle = read_bundle(bundle_folder)
     manifest = bundle.manifest
     data = load_npz(folder / "data" / f"{split}.npz")
-    reference = _named(load_npz(answers), "y/")
-    inputs = chosen_inputs(_named(data, "x/"), [spec.name for spec in manifest.signature.inputs], f"data/{split}.npz")
+    answered = load_npz(answers)
+    reference = _named(answered, "y/")
+    data.setdefault("index", np.arange(len(next(iter(data.values()), ()))))
+    if "index" in answered:  # Not every sample has an answer.
+        data = {key: array[answered["index"]] for key, array in data.items()}
+    inputs = chosen_inputs(_named(data, "x/"), [spec.name for spec in manifest.inputs], f"data/{split}.npz")
     targets, weights = _named(data, "y/"), _named(data, "weight/")
     # A model with one answer and a data set with one answer mean the same one, whatever each calls it.
     if len(reference) == 1 and len(targets) == 1:
@@ -118,7 +122,7 @@ def split_case(
     known = {output: array for output, array in targets.items() if output in reference}
     description = _description(folder / "data" / "dataset.json")
     rows = _subset(len(next(iter(inputs.values()))), checks.samples)
-    index = data.get("index", np.arange(len(next(iter(inputs.values())))))
+    index = data["index"]
 
     def take(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {key: array[rows] if rows is not None else array for key, array in arrays.items()}
@@ -159,7 +163,7 @@ def bundle_case(
     limits = manifest.limits
     if checks is not None or limits == Limits():
         limits = limits_for(manifest.quantization, checks, manifest.task)
-    wanted = [spec.name for spec in manifest.signature.inputs]
+    wanted = [spec.name for spec in manifest.inputs]
     targets: dict[str, np.ndarray] = {}
     if files is None:
         inputs, reference = bundle.golden()

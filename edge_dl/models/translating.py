@@ -54,18 +54,23 @@ class Names:
 NAMES = Names()
 
 
-def find_names(model: keras.Model) -> Names | None:
+def find_names(model: keras.Model, vocabulary: int) -> Names | None:
     """What a model calls its inputs and outputs, where its inputs are those of a data set of sentence pairs.
 
-    A single output is the next token's probabilities, whatever it is called; None for a model of another make.
+    Args:
+        model: a functional model.
+        vocabulary: number of tokens of the target; a single output of so many numbers a token is the next token's
+            probabilities, whatever it is called.
+
+    Returns:
+        None for a model of another make.
     """
-    inputs = {str(name) for name in getattr(model, "input_names", ())}
-    outputs = [str(name) for name in getattr(model, "output_names", ())]
-    if inputs != {NAMES.source, NAMES.target} or not outputs:
+    inputs = {str(tensor.name) for tensor in getattr(model, "inputs", ())}
+    sizes = dict(zip(model.output_names, (tensor.shape[-1] for tensor in model.outputs), strict=True))
+    output = NAMES.output if NAMES.output in sizes or len(sizes) != 1 else next(iter(sizes))
+    if inputs != {NAMES.source, NAMES.target} or sizes.get(output) != vocabulary:
         return None
-    if NAMES.output in outputs:
-        return NAMES
-    return replace(NAMES, output=outputs[0]) if len(outputs) == 1 else None
+    return replace(NAMES, output=output)
 
 
 def reference_answers(

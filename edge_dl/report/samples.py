@@ -30,6 +30,8 @@ class Samples:
         """HTML of a forecast's truth and reference answer over each other; "" where they are not known or no curves."""
         row = self._row(index)
         truth, answer = self._arrays.get(f"y/{output}"), self._reference.get(f"y/{output}")
+        if "index" in self._reference:  # Only some rows have an answer, and these are no forecasts.
+            return ""
         if row is None or truth is None or answer is None or row >= min(len(truth), len(answer)):
             return ""
         if truth[row].size < 2 or truth[row].shape != answer[row].shape:

@@ -11,6 +11,7 @@ It prints one JSON document. Exit codes: 0 done, 1 a check failed, 2 wrong use, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -86,14 +87,16 @@ class Spec(NamedTuple):
 
 
 class State(NamedTuple):
-    """A state that a `step` or `stream` model takes as `input` and gives back as `output`.
+    """A state that a model which remembers takes as `input` and gives back as `output`.
 
-    It starts at real zero, and is set back to it after each of the first `silent` calls.
+    It starts at real zero, and is set back to it after each of the first `silent` calls; or it starts at what the
+    encoder's output `initial` holds.
     """
 
     input: str
     output: str
     silent: int = 0
+    initial: str = ""
 
 
 def quantize(values: np.ndarray, spec: Spec) -> np.ndarray:
@@ -259,7 +262,8 @@ class Interpreter:
             runtime: "auto" or one of RUNTIMES.
             threads: threads of the interpreter, at least 1.
             delegate: whether the default delegate (XNNPACK) may take over operators.
-            signature: key of the signature to run; "" takes the only one, else "predict", "step", "serving_default".
+            signature: key of the signature to run; "" takes the only one, else the first that there is of "predict",
+                "step", "decode_step" and "serving_default".
             keep_tensors: whether what operators compute on the way can be read with `get_tensor` after a call. Where a
                 delegate takes over, its own tensors are not kept.
         """
@@ -301,17 +305,17 @@ class Interpreter:
         keys = list(native.get_signature_list())
         if signature and signature not in keys:
             raise _usage("The model has no such signature.", repr(signature), "It has: " + (", ".join(keys) or "none"))
-        preferred = [key for key in ("predict", "step", "serving_default") if key in keys]
+        preferred = [key for key in ("predict", "step", "decode_step", "serving_default") if key in keys]
         self.signature = signature or (keys[0] if len(keys) == 1 else (preferred or [""])[0])
         if keys and not self.signature:
             raise _usage("A signature must be chosen.", "a model with {}".format(", ".join(keys)), "Name one of them.")
         self._runner: Any = None
+        self._subgraph = 0
         if self.signature:
             runner = native.get_signature_runner(self.signature)
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
-            # The runner resizes and allocates on every call, several times the price of a small model: it is used only
-            # for signatures outside the main subgraph, which the plain calls cannot reach.
-            if getattr(runner, "_subgraph_index", 0) != 0:
+            self._subgraph = int(getattr(runner, "_subgraph_index", 0))
+            if self._subgraph != 0:
                 self._runner = runner
         else:
             inputs, outputs = _named(native.get_input_details()), _named(native.get_output_details())
@@ -323,6 +327,40 @@ class Interpreter:
         self._sizes = {name: tuple(int(size) for size in detail["shape"]) for name, detail in inputs.items()}
         self.set_tensor, self.get_tensor = native.set_tensor, native.get_tensor
         self.run, self.reset = native.invoke, native.reset_all_variables
+        if self._subgraph and not self._free:
+            self._reach_subgraph(self._subgraph)
+
+    def _reach_subgraph(self, number: int) -> None:
+        """Call a graph that is not the main one as the main one is called.
+
+        The runtimes' runner of a signature resizes and allocates on every call, several times the price of a small
+        model. What it calls itself takes a graph's number; where a runtime has no such calls, the runner stays.
+        """
+        owner = self._native
+        try:
+            owner._interpreter.AllocateTensors(number)
+            for name, index in self._in.items():
+                owner._interpreter.SetTensor(index, np.zeros(self._sizes[name], self.inputs[name].dtype), number)
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            return
+        # Looked up at every call: the runtimes take a reference that is kept for memory in use, and refuse to run.
+        self.set_tensor = lambda index, value: owner._interpreter.SetTensor(index, value, number)
+        self.get_tensor = lambda index: owner._interpreter.GetTensor(index, number)
+        self.run = lambda: owner._interpreter.Invoke(number)
+        self._runner = None
+
+    def view(self, signature: str) -> Interpreter:
+        """Another signature of the same loaded model: one file in memory, tensors of its own.
+
+        Raises:
+            usage error: the model has no such signature.
+        """
+        other = copy.copy(self)
+        try:
+            other._bind(signature)
+        except (ValueError, RuntimeError, TypeError, SystemError) as error:
+            self._refuse(signature, error)
+        return other
 
     def invoke(self, inputs: Arrays) -> Arrays:
         """One call in stored types: arrays by input name, exactly shaped and typed; gives arrays by output name.
@@ -403,6 +441,8 @@ class Interpreter:
 
     def operators(self) -> set[str]:
         """Kinds of operators of the main graph, DELEGATE among them where one took over; empty: not told."""
+        if self._subgraph:
+            return set()
         try:
             native = self._native._interpreter
             return {native.NodeName(number) for number in range(native.NumNodes())}
@@ -487,6 +527,10 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
             for key in ("input", "output") if "input" in item else ("name",):
                 str(item[key])
             int(item.get("silent", 0))
+        _check_encoder(manifest, signature)
+        tables = manifest.get("translation") and manifest["translation"]["tables"]
+        if tables and tables not in members:
+            raise KeyError("translation")
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -504,12 +548,77 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
     return manifest
 
 
+def _check_encoder(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
+    """Raise KeyError where what a manifest says of encoder and beams does not fit its step."""
+    encoder, beams = manifest.get("encoder"), manifest.get("beams")
+    starts = {item["initial"] for item in signature.get("states", []) if item.get("initial")}
+    if encoder is None:
+        if starts or beams:
+            raise KeyError("encoder")
+        return
+    given = {str(item["name"]) for item in encoder["outputs"]}
+    fed = manifest["sequence"]["inputs"]
+    wanted = {item["name"] for item in signature["inputs"]} - set(fed) | starts
+    sources = {str(item["name"]) for item in encoder["inputs"]}
+    if not isinstance(encoder["key"], str) or not sources or sources & set(fed) or not wanted <= given:
+        raise KeyError("encoder")
+    if beams is not None and not (isinstance(beams["key"], str) and type(beams["count"]) is int and beams["count"] > 1):
+        raise KeyError("beams")
+
+
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _check_edges(described: dict[str, Any], interpreter: Interpreter) -> None:
+    """Compare what a manifest says of a signature with the model, and take its shapes over."""
+    if not described:
+        return
+    for kind, edges in (("input", interpreter.inputs), ("output", interpreter.outputs)):
+        prefix = "output_" if kind == "output" else ""
+        wanted = {item["name"]: ("", item) for item in described[kind + "s"]}
+        wanted.update({item[kind]: (prefix, item) for item in described.get("states", [])})
+        if set(wanted) != set(edges):
+            received = f"{sorted(wanted)} in the manifest, {sorted(edges)} in the model"
+            raise _usage(f"The manifest must name the model's {kind}s.", received, "Make the bundle again.")
+        for name, (before, item) in wanted.items():
+            spec = edges[name]
+            same = len(item["shape"]) == len(spec.shape) and all(
+                real in (-1, size)
+                for size, real in zip(item["shape"], spec.shape)  # noqa: B905 (Python 3.8)
+            )
+            scale, zero = item.get(before + "scale", 0.0), item.get(before + "zero_point", 0)
+            same = same and item["dtype"] == spec.dtype and zero == spec.zero_point
+            if not same or not math.isclose(scale, spec.scale, rel_tol=1e-6):
+                received = f"{json.dumps(item)} in the manifest, {spec} in the model"
+                raise _usage(f"The manifest must describe {kind} {name!r} as it is.", received)
+            edges[name] = spec._replace(shape=tuple(int(size) for size in item["shape"]))
+
+
+def _many(described: dict[str, Any], fed: Sequence[str], count: int) -> dict[str, Any]:
+    """A step's signature as a manifest describes it, with `count` rows of what is fed, given and remembered."""
+
+    def rows(item: dict[str, Any]) -> dict[str, Any]:
+        return {**item, "shape": [item["shape"][0] * count, *item["shape"][1:]]}
+
+    return {
+        "inputs": [rows(item) if item["name"] in fed else item for item in described["inputs"]],
+        "outputs": [rows(item) for item in described["outputs"]],
+        "states": [rows(item) for item in described.get("states", [])],
+    }
+
+
+def _requantizer(given: Spec, taken: Spec) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What turns a tensor given into a tensor taken; None where they are stored alike and stay as they are."""
+    if given[2:] == taken[2:]:  # dtype, scale, zero point
+        return None
+    if taken.scale:
+        return lambda value: quantize(dequantize(value, given), taken)
+    return lambda value: dequantize(value, given).astype(taken.dtype)
 
 
 class Session:
@@ -519,8 +628,10 @@ class Session:
         path: the bundle's folder or the .tflite.
         manifest: the bundle's manifest; None for a bare .tflite.
         interpreter: the `Interpreter`.
-        inputs, outputs: `Spec` by name, without states.
-        states: of a `step` or `stream` model.
+        inputs, outputs: `Spec` by name, without states; of a model with an encoder, the encoder's inputs and those that
+            are fed step by step.
+        states: of a model which remembers.
+        beams: hypotheses that `beam_session` takes a step for at a time; 0: there is no such signature.
         stream: the manifest's words on how a `stream` model is fed; None for others.
         batch: samples a call takes; 0 where the tensors share no batch axis, so that a call is one sample.
     """
@@ -552,9 +663,20 @@ class Session:
         )
         described = self.manifest["signature"] if self.manifest else {}
         self.states = [
-            State(item["input"], item["output"], int(item.get("silent", 0))) for item in described.get("states", [])
+            State(item["input"], item["output"], int(item.get("silent", 0)), item.get("initial", ""))
+            for item in described.get("states", [])
         ]
-        self._check_signature(described)
+        _check_edges(described, self.interpreter)
+        encoder: dict[str, Any] = (self.manifest or {}).get("encoder") or {}
+        self._encoder = self.interpreter.view(encoder["key"]) if encoder else None
+        if self._encoder is not None:
+            _check_edges(encoder, self._encoder)
+        self.beams = int(((self.manifest or {}).get("beams") or {}).get("count", 0))
+        self._rows = 0  # Of a session of beams, how many they are.
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Find out what the interpreter's signature is fed and gives."""
         taken, given = {state.input for state in self.states}, {state.output for state in self.states}
         self.inputs = {name: spec for name, spec in self.interpreter.inputs.items() if name not in taken}
         self.outputs = {name: spec for name, spec in self.interpreter.outputs.items() if name not in given}
@@ -565,7 +687,13 @@ class Session:
             raise _usage("A bundle's sequence must name inputs and outputs of its model.", json.dumps(sequence))
         self.stream: dict[str, Any] | None = (self.manifest or {}).get("stream")
         self._check_stream()
-        edges = list(self.interpreter.inputs.values()) + list(self.interpreter.outputs.values())
+        looked_at: set[str] = set()
+        if self._encoder is not None:
+            fed = {name: self.inputs[name] for name in self.sequence_inputs}
+            looked_at = set(self.inputs) - set(fed)
+            self.inputs = {**self._encoder.inputs, **fed}
+        edges = [spec for name, spec in self.interpreter.inputs.items() if name not in looked_at]
+        edges += self.interpreter.outputs.values()
         first = {abs(spec.shape[0]) if spec.shape else 0 for spec in edges}  # abs: a free batch (-1) is called with 1.
         self.batch = first.pop() if len(first) == 1 else 0
         if self.states and not self.batch:
@@ -573,18 +701,59 @@ class Session:
                 "A step model's tensors must share their batch axis.", str([list(edge.shape) for edge in edges])
             )
         if (self.is_step or self.stream) and (self.interpreter._runner or any(-1 in edge.shape for edge in edges)):
-            raise _usage("A step model must have static shapes and its signature in the main graph.", self.path)
+            raise _usage(
+                "A step model must have static shapes and its signature in a graph that is reached.", self.path
+            )
         inside, outside = self.interpreter._in, self.interpreter._out
-        self._links = [(inside[one.input], outside[one.output], self._requantizer(one)) for one in self.states]
+        self._links = [
+            (
+                inside[one.input],
+                outside[one.output],
+                _requantizer(self.interpreter.outputs[one.output], self.interpreter.inputs[one.input]),
+            )
+            for one in self.states
+        ]
+        # What each step looks at, and what states start from: the encoder's output, whose input, how to store it.
+        self._handed = []
+        if self._encoder is not None:
+            pairs = [(name, name) for name in sorted(looked_at)]
+            pairs += [(one.initial, one.input) for one in self.states if one.initial]
+            for source, target in pairs:
+                convert = _requantizer(self._encoder.outputs[source], self.interpreter.inputs[target])
+                self._handed.append((source, target, convert))
         self.used = False
         self._calls = 0
         self._current: Arrays = {}
+        self._held: Arrays | None = None
         self.reset()
 
     @property
     def is_step(self) -> bool:
         """Whether the model takes one time step a call."""
         return bool(self.sequence_inputs)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether `encode` comes before the steps."""
+        return self._encoder is not None
+
+    def beam_session(self) -> Session:
+        """The same loaded model as a session that takes a step for `beams` hypotheses of one source at a time.
+
+        Its `encode` starts all of them from the source, `step` takes and gives one row a hypothesis, and `reorder` lets
+        rows go on from others. States are its own.
+
+        Raises:
+            usage error: the model has no such signature.
+        """
+        if not self.beams or self.manifest is None:
+            raise _usage("Only a decoder with beams takes several hypotheses.", self.path, "Set conversion.beams=4.")
+        other = copy.copy(self)
+        other.interpreter = self.interpreter.view(self.manifest["beams"]["key"])
+        other._rows = self.beams
+        _check_edges(_many(self.manifest["signature"], self.sequence_inputs, self.beams), other.interpreter)
+        other._prepare()
+        return other
 
     def _check_stream(self) -> None:
         """Compare what the manifest says of a stream with the model."""
@@ -610,34 +779,11 @@ class Session:
         if not fits:
             raise _usage("A bundle's stream must describe its model.", json.dumps(stream), "Make the bundle again.")
 
-    def _check_signature(self, described: dict[str, Any]) -> None:
-        """Compare the manifest's signature with the model's."""
-        if not described:
-            return
-        for kind, edges in (("input", self.interpreter.inputs), ("output", self.interpreter.outputs)):
-            prefix = "output_" if kind == "output" else ""
-            wanted = {item["name"]: ("", item) for item in described[kind + "s"]}
-            wanted.update({item[kind]: (prefix, item) for item in described.get("states", [])})
-            if set(wanted) != set(edges):
-                received = f"{sorted(wanted)} in the manifest, {sorted(edges)} in the model"
-                raise _usage(f"The manifest must name the model's {kind}s.", received, "Make the bundle again.")
-            for name, (before, item) in wanted.items():
-                spec = edges[name]
-                same = len(item["shape"]) == len(spec.shape) and all(
-                    real in (-1, size)
-                    for size, real in zip(item["shape"], spec.shape)  # noqa: B905 (Python 3.8)
-                )
-                scale, zero = item.get(before + "scale", 0.0), item.get(before + "zero_point", 0)
-                same = same and item["dtype"] == spec.dtype and zero == spec.zero_point
-                if not same or not math.isclose(scale, spec.scale, rel_tol=1e-6):
-                    received = f"{json.dumps(item)} in the manifest, {spec} in the model"
-                    raise _usage(f"The manifest must describe {kind} {name!r} as it is.", received)
-                edges[name] = spec._replace(shape=tuple(int(size) for size in item["shape"]))
-
     def reset(self) -> None:
-        """Every state back to real zero, the model's own variables too."""
+        """Every state back to real zero, the model's own variables too; a source that was encoded is forgotten."""
         self.interpreter.reset()
         self._calls = 0
+        self._held = None
         for state in self.states:
             spec = self.interpreter.inputs[state.input]
             self._current[state.input] = np.full(spec.shape, spec.zero_point, spec.dtype)
@@ -654,7 +800,8 @@ class Session:
             inputs: by input name (or the array alone for a model with one input), real numbers or tokens. An array of
                 the input's rank without its batch axis is one sample; with one more axis in front, many samples. Inputs
                 of a step model that are fed step by step have their time axis after the sample axis, of any length.
-                A stream model takes whole clips here, packet by packet from fresh states; `packet` goes on.
+                A stream model takes whole clips here, packet by packet from fresh states; `packet` goes on. A model
+                with an encoder is told what it should have said: it encodes once and takes a step a position.
 
         Returns:
             By output name: float32 (or the stored integers where they stand for themselves), with the sample axis first
@@ -663,12 +810,17 @@ class Session:
         Raises:
             usage error: a missing or unknown name, a wrong shape or type, NaN or infinity.
         """
+        self._refuse_beams()
         raw, count, single = self._samples(inputs)
         self.used = True
         run = self._run_sequences if self.is_step else self._run_clips if self.stream else self._run
         stored = run(raw, count)
         outputs = {name: dequantize(value, self.outputs[name]) for name, value in stored.items()}
         return {name: value[0] for name, value in outputs.items()} if single else outputs
+
+    def _refuse_beams(self) -> None:
+        if self._rows:
+            raise _usage("A session of beams takes steps for one source.", self.path, "Ask the session that made it.")
 
     def _samples(self, inputs: Any) -> tuple[Arrays, int, bool]:
         """Inputs as raw arrays with a sample axis; the number of samples; whether one was given without that axis."""
@@ -770,9 +922,11 @@ class Session:
         for start, chunk in self._chunks(raw, count):
             self.reset()
             stop = min(start + self.batch, count)
-            fixed = [
-                (interpreter._in[name], value) for name, value in chunk.items() if name not in self.sequence_inputs
-            ]
+            still = {name: value for name, value in chunk.items() if name not in self.sequence_inputs}
+            if self._encoder is not None:
+                self._begin(self._encoder.invoke(still))
+                still = self._held or {}
+            fixed = [(interpreter._in[name], value) for name, value in still.items()]
             # The time axis first, and one step with the axes that the model takes: (steps, batch, 1, ...).
             fed = [
                 (interpreter._in[name], np.ascontiguousarray(chunk[name].swapaxes(0, 1))[:, :, np.newaxis])
@@ -875,18 +1029,70 @@ class Session:
         shape = self.outputs[name].shape[1:]
         return shape[1:] if name in self._each and shape[:1] == (1,) else shape
 
-    def _requantizer(self, state: State) -> Callable[[np.ndarray], np.ndarray] | None:
-        """What turns a state given into a state taken; None where they are stored alike and stay as they are."""
-        given, taken = self.interpreter.outputs[state.output], self.interpreter.inputs[state.input]
-        if given[2:] == taken[2:]:  # dtype, scale, zero point
-            return None
-        if taken.scale:
-            return lambda value: quantize(dequantize(value, given), taken)
-        return lambda value: dequantize(value, given).astype(taken.dtype)
+    def encode(self, inputs: Any) -> Arrays:
+        """Run the encoder on one source. The steps that follow look at it and start from it, until the next or `reset`.
+
+        Args:
+            inputs: by the encoder's input names (or the array alone where it has one), one sample, without batch axis
+                or with one of 1.
+
+        Returns:
+            By name, what the encoder gives, in real numbers, with the batch axis.
+
+        Raises:
+            usage error: the model has no encoder, or an input does not fit.
+        """
+        encoder = self._encoder
+        if encoder is None:
+            raise _usage("Only a model with an encoder encodes.", self.path, "Convert it with the lowering `decode`.")
+        if not isinstance(inputs, dict):
+            inputs = {next(iter(encoder.inputs)): inputs}
+        check_names(inputs, encoder.inputs)
+        raw = {}
+        for name, spec in encoder.inputs.items():
+            value = to_raw(inputs[name], spec)
+            if value.shape not in (spec.shape[1:] if spec.shape[0] == 1 else None, spec.shape):
+                raise _usage(f"A source of input {name!r} has shape {list(spec.shape[1:])}.", str(list(value.shape)))
+            raw[name] = value.reshape(spec.shape)
+        self.used = True
+        self.reset()
+        results = encoder.invoke(raw)
+        self._begin(results)
+        return {name: dequantize(value, encoder.outputs[name]) for name, value in results.items()}
+
+    def _begin(self, encoded: Arrays) -> None:
+        """Hand on what the encoder gave, in stored types: to what each step looks at, and to states."""
+        held: Arrays = {}
+        for source, target, convert in self._handed:
+            value = encoded[source] if convert is None else convert(encoded[source])
+            if target in self._current:
+                rows = self.interpreter.inputs[target].shape[0] // len(value)
+                self._current[target] = value.repeat(rows, 0) if rows > 1 else value
+            else:
+                held[target] = value
+        self._held = held
+
+    def reorder(self, parents: Any) -> None:
+        """Let row i of every state go on from where row `parents[i]` is: hypotheses follow their parents.
+
+        Args:
+            parents: (batch,) whole numbers from 0 to batch - 1.
+
+        Raises:
+            usage error: other numbers.
+        """
+        rows = np.asarray(parents)
+        fits = rows.shape == (self.batch,) and rows.dtype.kind in "iu"
+        if not fits or rows.min() < 0 or rows.max() >= self.batch:
+            raise _usage(f"Parents are {self.batch} whole numbers from 0 to {self.batch - 1}.", repr(parents))
+        for name, value in self._current.items():
+            self._current[name] = value[rows]
 
     def _advance(self, inputs: Arrays) -> Arrays:
         """One time step or packet in stored types; keeps the states."""
         interpreter, current = self.interpreter, self._current
+        if self._held:
+            inputs = {**inputs, **self._held}
         set_tensor, get_tensor = interpreter.set_tensor, interpreter.get_tensor
         try:
             for name, value in inputs.items():
@@ -907,18 +1113,23 @@ class Session:
 
         Args:
             inputs: by input name (or the array alone), one step of one sample, e.g. the shape (features,) or () for a
-                token; a model of batch B > 1 takes (B, ...).
+                token; a model of batch B > 1 takes (B, ...). Of a model with an encoder, what is fed step by step.
 
         Returns:
             By output name, the answer to this step, without time axis; without batch axis where the batch is 1.
         """
         if not self.is_step:
             raise _usage("Only a step model takes one time step.", self.path, "Use predict, or the lowering `step`.")
+        specs = self.inputs
+        if self._encoder is not None:
+            if self._held is None:
+                raise _usage("A source is encoded before the first step.", self.path, "Call encode.")
+            specs = {name: self.inputs[name] for name in self.sequence_inputs}
         if not isinstance(inputs, dict):
-            inputs = {next(iter(self.inputs)): inputs}
-        check_names(inputs, self.inputs)
+            inputs = {next(iter(specs)): inputs}
+        check_names(inputs, specs)
         raw = {}
-        for name, spec in self.inputs.items():
+        for name, spec in specs.items():
             value = to_raw(inputs[name], spec)
             tail = spec.shape[2:] if name in self.sequence_inputs else spec.shape[1:]
             if value.shape not in (tail if self.batch == 1 else None, (self.batch, *tail), spec.shape):
@@ -934,8 +1145,10 @@ class Session:
     def bare(self, inputs: Any) -> Callable[[], Any]:
         """A call for timing, without checks or conversions: one answer to `inputs`, which is one sample.
 
-        For a step or stream model that is the whole sequence or clip, states carried on.
+        For a step or stream model that is the whole sequence or clip, states carried on; for one with an encoder, an
+        encode and a step a position.
         """
+        self._refuse_beams()
         raw, count, _ = self._samples(inputs)
         chunk = next(self._chunks(raw, count))[1]
         self.used = True
@@ -982,8 +1195,16 @@ class Session:
             "outputs": plain(self.outputs),
             "states": [state._asdict() for state in self.states],
             "batch": self.batch,
+            **self._described_decoder(),
             "load_ms": round(interpreter.load_seconds * 1e3, 3),
         }
+
+    def _described_decoder(self) -> dict[str, Any]:
+        """Of a model with an encoder: its signature, beams, and what `bare` does for a sample of the usual length."""
+        if self._encoder is None:
+            return {}
+        steps = (self.manifest or {})["sequence"]["steps"]
+        return {"encoder": self._encoder.signature, "beams": self.beams, "call": f"an encode and {steps} steps"}
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -1020,7 +1241,8 @@ def verify(session: Session) -> dict[str, Any]:
             continue
         if not np.array_equal(got, backwards[name][::-1]):
             failures.append(f"{name}: another answer when the samples come in another order (a state leaks)")
-        figures = _compare(got, want, manifest.get("task", ""))
+        # Weights over a source are no choice among classes, whatever the task.
+        figures = _compare(got, want, "" if name == "attention" else manifest.get("task", ""))
         outputs[name] = figures
         # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
         bounds = {"max_abs": limits["max_abs"] * max(1.0, float(np.abs(want).max()))} if "max_abs" in limits else {}
@@ -1049,7 +1271,7 @@ def _compare(got: np.ndarray, want: np.ndarray, task: str) -> dict[str, float | 
     a, b = got.astype(np.float64), want.astype(np.float64)
     error, signal = a - b, float(np.sum(b * b))
     noise, norm = float(np.sum(error * error)), float(np.sqrt(np.sum(a * a) * signal))
-    many = task in ("classification", "labelling", "language-model") and a.ndim > 1 and a.shape[-1] > 1
+    many = task in ("classification", "labelling", "language-model", "translation") and a.ndim > 1 and a.shape[-1] > 1
     return {
         "max_abs": float(np.max(np.abs(error))),
         "mean_abs": float(np.mean(np.abs(error))),
@@ -1148,7 +1370,8 @@ def measure(
         {"machine", "machine_after", "models": [{..Session.describe(), "first_call_ms", "warmup_calls", "steady",
         "memory_before_bytes", "memory_peak_bytes", "blocks_ns": [[call...] a round], "calls", "p50_us", "p90_us",
         "p99_us", "mean_us"}]}. The peak covers loading and the first call; where the system cannot forget an earlier
-        peak (not Linux) it is the process'. For a step or stream model one call is the whole sequence or clip.
+        peak (not Linux) it is the process'. For a step or stream model one call is the whole sequence or clip, for one
+        with an encoder an encode and a step a position ("call" says so).
     """
     before = machine()
     calls, results = [], []

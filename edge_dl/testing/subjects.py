@@ -130,7 +130,7 @@ def _of_bundle(folder: Path, reference: Any, given: Arrays | None, custom: Seque
             todo="Give reference=: a Keras model, a .keras file, or its answers (.npz or arrays).",
         )
     if given is not None:
-        arguments["inputs"] = _fitted(given, [spec.name for spec in bundle.manifest.signature.inputs], "inputs")
+        arguments["inputs"] = _fitted(given, [spec.name for spec in bundle.manifest.inputs], "inputs")
         arguments["targets"] = {}
     if reference is not None:
         answers, where = _answers(reference, arguments["inputs"], custom)
