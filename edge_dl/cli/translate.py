@@ -41,7 +41,12 @@ def find_bundle(path: Path) -> Path:
     selection = path / "bench" / "selection.json"
     value = read_json(selection) if selection.is_file() else {}
     failed = {row["variant"] for row in value.get("rows", []) if row["verdict"] == "fail"}
-    names = [f"{lowering}-{quantization}" for quantization in PREFERRED for lowering in LOWERINGS]
+    names = [
+        f"{lowering}-{quantization}{edges}"
+        for quantization in PREFERRED
+        for lowering in LOWERINGS
+        for edges in ("", "-io")
+    ]
     for name in [str(value.get("chosen") or ""), *names]:
         # Other lowerings of the same model take whole sentences, and cannot go on from a token of their own.
         if name.startswith(LOWERINGS) and name not in failed and (path / "variants" / name / MANIFEST).is_file():

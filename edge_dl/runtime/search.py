@@ -365,7 +365,7 @@ def too_many_beams(settings: Search, decoder: Decoder) -> UsageError:
     return UsageError(
         f"The model takes {decoder.beams} hypothes{'is' if decoder.beams == 1 else 'es'} a step.",
         received=f"beams={settings.beams}",
-        todo=f"Ask for at most {decoder.beams}, or convert the model again for more.",
+        todo=f"Ask for at most {decoder.beams}, or convert the model again: --set conversion.beams={settings.beams}.",
     )
 
 
