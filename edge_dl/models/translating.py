@@ -66,7 +66,7 @@ def find_names(model: keras.Model, vocabulary: int) -> Names | None:
         None for a model of another make.
     """
     inputs = {str(tensor.name) for tensor in getattr(model, "inputs", ())}
-    sizes = dict(zip(model.output_names, (tensor.shape[-1] for tensor in model.outputs), strict=True))
+    sizes = {name: tensor.shape[-1] for name, tensor in _named(model, model.output).items()}
     output = NAMES.output if NAMES.output in sizes or len(sizes) != 1 else next(iter(sizes))
     if inputs != {NAMES.source, NAMES.target} or sizes.get(output) != vocabulary:
         return None
@@ -312,7 +312,8 @@ def _widened(answer: Hypothesis, width: int) -> Hypothesis:
     return Hypothesis(answer.tokens, answer.score, answer.log_probability, attention, answer.finished)
 
 
-def _named(model: keras.Model, outputs: Any) -> dict[str, np.ndarray]:
+def _named(model: keras.Model, outputs: Any) -> dict[str, Any]:
+    """Outputs, or their symbols, by name."""
     if isinstance(outputs, dict):
         return dict(outputs)
     items: Sequence[Any] = outputs if isinstance(outputs, (list, tuple)) else [outputs]
