@@ -78,7 +78,9 @@ def test_the_same_answers_lose_nothing() -> None:
     (score, _) = report.scores
     assert score.reference == bleu.reference
     assert score.reference_low < score.reference < score.reference_high
-    assert [check.verdict for check in translation_checks(report, metrics, Limits(min_identical=0.99))] == [Verdict.PASS] * 2
+    assert [check.verdict for check in translation_checks(report, metrics, Limits(min_identical=0.99))] == [
+        Verdict.PASS
+    ] * 2
 
 
 @pytest.mark.parametrize(

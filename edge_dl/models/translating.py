@@ -154,7 +154,8 @@ def translate_greedily(
     with progress.step("Translating with Keras", len(sources)) as step:
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            width = _rounded(int(lengths[rows].max(initial=1)), sources.shape[1]) if asked.trims else sources.shape[1]
+            longest_source = int(lengths[rows].max(initial=1))
+            width = _rounded(longest_source, sources.shape[1]) if asked.trims else sources.shape[1]
             answers = _Drafts(asked, sources[rows, :width].astype(np.int32), longest).settle()
             for row, answer in zip(rows, answers, strict=True):
                 found[row] = _widened(answer, sources.shape[1])
@@ -185,7 +186,7 @@ class KerasDecoder:
         column = np.array(tokens, np.int32)[:, np.newaxis]  # A copy: a search may feed one array again and again.
         self._prefixes = column if self._prefixes is None else np.concatenate([self._prefixes, column], axis=1)
         place = self._prefixes.shape[1] - 1
-        targets = _padded(self._prefixes, _rounded(place + 1, self.steps))
+        targets = _padded(self._prefixes, self._asked.width(place + 1, self.steps))
         probabilities, attention = self._asked(np.repeat(self._source, len(column), 0), targets)
         return probabilities[:, place], None if attention is None else attention[:, place]
 
@@ -204,10 +205,11 @@ def greedy_loop(model: keras.Model, source: np.ndarray, longest: int, *, names: 
         longest: tokens, the end among them.
         names: what the model calls its inputs and outputs.
     """
-    tokens = [BEGIN]
+    tokens, size = [BEGIN], _fixed(model, names.target)
     while len(tokens) <= longest:
-        fed = {names.source: source[np.newaxis], names.target: np.array([tokens], np.int32)}
-        chances = np.array(_named(model, model.predict(fed, verbose=0))[names.output][0, -1])
+        target = np.array([tokens + [PADDING] * (size - len(tokens))], np.int32)
+        fed = {names.source: source[np.newaxis], names.target: target}
+        chances = np.array(_named(model, model.predict(fed, verbose=0))[names.output][0, len(tokens) - 1])
         chances[[PADDING, BEGIN]] = -1
         token = int(chances.argmax())
         if token == END:
@@ -246,12 +248,18 @@ class _Asked:
             raise StageError("The Keras model's probabilities must be finite.", stage="export", received="NaN")
         return probabilities, None if attention is None else attention[:count]
 
+    def width(self, length: int, most: int) -> int:
+        """Positions of a target to ask with for one of `length`, of which there may be `most`."""
+        return _fixed(self.model, self.names.target) or _rounded(length, most)
+
     def _same_without_padding(self, sources: np.ndarray) -> bool:
         """Asked, and not assumed: a model of the user's own may look at its padding."""
+        if _fixed(self.model, self.names.source):
+            return False
         width = _rounded(int((sources != PADDING).sum(axis=1).max()), sources.shape[1])
         if width == sources.shape[1]:
             return False
-        targets = np.full((len(sources), STEP), BEGIN, np.int32)
+        targets = np.full((len(sources), self.width(STEP, STEP)), BEGIN, np.int32)
         whole, short = (self(part.astype(np.int32), targets)[0] for part in (sources, sources[:, :width]))
         return bool(np.abs(whole - short).max() <= ALIKE)
 
@@ -266,7 +274,9 @@ class _Drafts:
     def settle(self) -> list[Hypothesis]:
         """One answer a source."""
         rows = np.arange(len(self.sources))
-        drafts = np.full((len(rows), _rounded(self.sources.shape[1], self.longest)), PADDING, np.int32)
+        # About as long as the source is a good guess, and more are asked for where they are needed.
+        size = self.asked.width(self.sources.shape[1], self.longest)
+        drafts = np.full((len(rows), size), PADDING, np.int32)
         while len(rows):
             fed = np.concatenate([np.full((len(rows), 1), BEGIN, np.int32), drafts[:, :-1]], axis=1)
             probabilities, attention = self.asked(self.sources[rows], fed)
@@ -284,7 +294,7 @@ class _Drafts:
             full = ~done & (right >= picks.shape[1])
             rows, drafts = rows[~done], drafts[~done]
             if full.any() and drafts.shape[1] < self.longest:
-                drafts = _padded(drafts, _rounded(drafts.shape[1] + STEP, self.longest))
+                drafts = _padded(drafts, self.asked.width(drafts.shape[1] + STEP, self.longest))
         return [answer for answer in self.answers if answer is not None]
 
 
@@ -318,6 +328,11 @@ def _named(model: keras.Model, outputs: Any) -> dict[str, Any]:
         return dict(outputs)
     items: Sequence[Any] = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return dict(zip(model.output_names, items, strict=True))
+
+
+def _fixed(model: keras.Model, name: str) -> int:
+    """Positions that an input takes; 0: any number."""
+    return next((int(tensor.shape[1] or 0) for tensor in model.inputs if tensor.name == name), 0)
 
 
 def _rounded(length: int, most: int) -> int:
