@@ -118,11 +118,11 @@ def test_weights_that_are_none() -> None:
 def test_in_a_terminal() -> None:
     assert matrix(SOURCE, TARGET, WEIGHTS).split("\n") == [
         "      I  love piz ·za .",
-        "    J ██",
+        "    J ██ ░░░░",
         "    ' ██",
         "adore    ████",
-        "   la         ▒▒▒ ▒▒▒",
-        "pizza         ▒▒▒ ▒▒▒",
+        "   la         ▓▓▓ ▓▓▓",
+        "pizza         ▓▓▓ ▓▓▓",
         "    .                 ██",
     ]
 
@@ -130,7 +130,7 @@ def test_in_a_terminal() -> None:
 def test_in_a_narrow_terminal_columns_have_numbers() -> None:
     lines = matrix(SOURCE, TARGET, WEIGHTS, width=22).split("\n")
     assert lines[:3] == ["1 I  2 love  3 piz", "4 ·za  5 .", "      1  2  3  4  5"]
-    assert lines[6] == "   la       ▒▒ ▒▒"
+    assert lines[6] == "   la       ▓▓ ▓▓"
     assert max(map(len, lines)) <= 22
 
 

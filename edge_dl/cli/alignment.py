@@ -11,6 +11,7 @@ from edge_dl.report.alignment import piece_labels
 
 SHADES = " ░▒▓█"
 PLAIN = " .:*#"  # Where the output's encoding has no blocks.
+STEPS = (0.05, 0.25, 0.5, 0.75)  # attention from which the next shade is drawn
 
 
 def matrix(
@@ -38,7 +39,7 @@ def matrix(
     if not rows or not columns:
         return ""
     margin = max(map(cell_len, rows)) + 1
-    levels = np.rint(np.clip(np.nan_to_num(weights), 0, 1) * (len(shades) - 1)).astype(int)
+    levels = np.digitize(np.nan_to_num(weights), STEPS)
     widths = [max(cell_len(label), 2) for label in columns]
     above: list[str] = []
     if margin + sum(widths) + len(widths) > width:

@@ -15,6 +15,7 @@ from edge_dl.runtime import agent
 from edge_dl.runtime.agent import RUNTIMES, Interpreter, Session, Spec, escape_label, unescape_label
 
 if TYPE_CHECKING:
+    from edge_dl.runtime.decoders import SessionDecoder
     from edge_dl.runtime.evaluation import predict_all
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
@@ -33,6 +34,7 @@ __all__ = [
     "Score",
     "Search",
     "Session",
+    "SessionDecoder",
     "Spec",
     "StreamSession",
     "Translation",
@@ -62,6 +64,7 @@ _HOMES = {
     "generate": "generation",
     "generate_text": "generation",
     "Decoder": "search",
+    "SessionDecoder": "decoders",
     "Hypothesis": "search",
     "Search": "search",
     "Translation": "translation",

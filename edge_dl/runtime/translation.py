@@ -22,6 +22,8 @@ import numpy as np
 from edge_dl.bundle import Bundle, read_bundle
 from edge_dl.errors import UsageError, printable
 from edge_dl.files import member_path
+from edge_dl.runtime.agent import Session
+from edge_dl.runtime.decoders import SessionDecoder
 from edge_dl.runtime.search import GREEDY, Decoder, Hypothesis, Search, no_coverage, search, too_many_beams
 from edge_dl.text import END, PADDING, UNKNOWN, Tables
 from edge_dl.text.normalization import SPACE
@@ -78,8 +80,6 @@ class Translator:
             UsageError: no bundle, one of another task, or one without tables of its tokens.
             StageError: the runtime cannot load the model.
         """
-        from edge_dl.runtime.decoders import SessionDecoder
-
         opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
         described = opened.manifest.translation
         if opened.manifest.task != TASK:
@@ -95,7 +95,7 @@ class Translator:
                 todo="Its model can be run with `edge_dl.runtime.search` on token numbers.",
             )
         tables = Tables.read(member_path(opened.folder, described.tables))
-        decoder = SessionDecoder(opened, runtime=runtime, threads=threads)
+        decoder = SessionDecoder(Session(opened.folder, runtime=runtime, threads=threads, check_hashes=False))
         if decoder.vocabulary != len(tables.target):
             raise UsageError(
                 "A bundle's tables must be those of its model.",
@@ -105,7 +105,7 @@ class Translator:
         self.decoder: Decoder = decoder
         self.tables = tables
         self.length = decoder.length
-        self.attends = described.attention is not None
+        self.attends = decoder.attends
 
     @classmethod
     def of(cls, decoder: Decoder, tables: Tables, *, length: int = 0) -> Translator:
