@@ -41,7 +41,7 @@ Build = Callable[[Task, Network, Dataset], Any]
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
 _SECONDS_BETWEEN_CHECKPOINTS = 2.0
-_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 4
+_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 10
 # Validation is short: compiling for a shape costs more than some padding.
 _EVALUATION_BUCKETS = 6
 

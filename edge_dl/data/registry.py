@@ -136,6 +136,7 @@ SETS: dict[str, NamedSet] = {
             "",
             "generated",
             builtin.toy_translation,
+            defaults={"vocabulary": 600, "window": 24},
         ),
         NamedSet(
             "uci-har",
