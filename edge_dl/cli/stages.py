@@ -285,12 +285,12 @@ def run_targets(folder: RunFolder, asked: Asked, progress: Progress, *, force: b
         bench_on(folder.path, waiting, time_limit=asked.time_limit, progress=progress)
 
 
-def run_report(folder: RunFolder, progress: Progress) -> Any:
+def run_report(folder: RunFolder, progress: Progress, beside: Path | None = None) -> Any:
     """Write results.json, report.html, report.md and junit.xml from what is there; returns their paths."""
     from edge_dl.report import write_report
 
     with progress.step("report"):
-        return write_report(folder.path)
+        return write_report(folder.path, beside)
 
 
 def _stage(

@@ -234,17 +234,18 @@ def _show_mixes(variants: list[dict[str, Any]]) -> None:
         print_table(list(HEADS), rows, title=f"{mix['name']}: what the accuracy budget took")
 
 
-def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
+def finish(folder: RunFolder, progress: Progress, *, beside: Path | None = None, json: bool) -> None:
     """Write the report, print the table of variants, and exit with the run's verdict."""
     from edge_dl.cli import targets
     from edge_dl.report.target_results import silent
 
-    paths = stages.run_report(folder, progress)
+    paths = stages.run_report(folder, progress, beside)
     results = read_json(paths.results)
     if json:
         print_json(results)
     else:
         _show_variants(results)
+        _show_translations(results)
         _show_mixes(results["variants"])
         targets.show(results)
         _show_compression(results)
@@ -267,12 +268,38 @@ def _show_variants(results: Mapping[str, Any]) -> None:
                 variant["verdict"],
                 numbers.size(variant["bytes"]),
                 numbers.size(variant["gzip_bytes"]),
-                f"{metric['name']} {metric['value']:.4f}" if metric.get("value") is not None else "",
+                _metric_text(metric),
                 "" if latency is None else numbers.duration(latency / 1e3),
                 variant["conversion"]["message"],
             ]
         )
     print_table(["variant", "parity", "size", "gzip", "on the test split", "p50", "why not made"], rows)
+
+
+def _metric_text(metric: Mapping[str, Any]) -> str:
+    from edge_dl.report import numbers
+    from edge_dl.report.words import metric_name
+
+    if metric.get("value") is None:
+        return ""
+    if metric.get("unit") == "score":
+        return f"{metric_name(metric['name'])} {numbers.metric(metric['value'], 'score')}"
+    return f"{metric['name']} {metric['value']:.4f}"
+
+
+def _show_translations(results: Mapping[str, Any]) -> None:
+    """BLEU and what goes with it, and what another run beside this one reaches."""
+    from edge_dl.report.beside import beside_section
+    from edge_dl.report.translations import HEADS, translation_rows
+
+    if rows := translation_rows(results):
+        print()
+        texts = [[" ".join(filter(None, (cell["text"], cell["more"] and f"({cell['more']})"))) for cell in row["cells"]]
+                 for row in rows]  # fmt: skip
+        print_table(list(HEADS), texts, title="Translations")
+    if beside := beside_section(results):
+        print()
+        print_table(list(beside["heads"]), beside["rows"], title=beside["note"])
 
 
 def _show_compression(results: Mapping[str, Any]) -> None:
