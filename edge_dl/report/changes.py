@@ -189,9 +189,11 @@ def _variant_changes(
         return
     yield from _verdict_change(name, *verdicts)
     yield from _check_changes(name, old, new)
-    metrics = [{**mapping(side.get("metric")), "own": _own_interval(side, mapping(side.get("metric")), "variant")}
-               for side in (old, new)]  # fmt: skip
-    yield from _metric_change(name, *metrics, _same_data(before, after), pairs)
+    left, right = (
+        {**mapping(side.get("metric")), "own": _own_interval(side, mapping(side.get("metric")), "variant")}
+        for side in (old, new)
+    )
+    yield from _metric_change(name, left, right, _same_data(before, after), pairs)
     yield from _parity_change(name, old, new)
     yield from _size_change(name, old, new)
     yield from _latency_change(name, spread_of(name, before), spread_of(name, after))
