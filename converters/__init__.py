@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_model": "loading",
     "lowered": "lowering",
     "read_export": "exporting",
+    "split_signatures": "merging",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -72,9 +72,8 @@ class Cut:
         graph = graph_of(self.model)
         values = {id(graph.inputs[self._position(self.target)]): target}
         for name, tensor in self.frontier.items():
-            if name in masks:
-                # Where Keras keeps a mask that goes with a tensor by itself (`keras.src.backend.set_keras_mask`).
-                frontier[name]._keras_mask = masks[name]
+            # Where Keras keeps the mask that goes with a tensor by itself (`keras.src.backend.set_keras_mask`).
+            frontier[name]._keras_mask = masks.get(name)
             values[id(tensor)] = frontier[name]
         _run(self._nodes(still=False), values)
         results = [values[id(tensor)] for tensor in graph.outputs]
@@ -164,19 +163,18 @@ def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int) -> Cut | list[Re
 
 
 def _against_layer(operation: Any) -> list[Refusal]:
-    """Recurrent layers of a decoder that do not go forward through the target, a step at a time."""
+    """The first recurrent layer in a decoder's layer that does not go forward through the target, a step at a time."""
     import keras
 
-    found = []
     for path, layer, _ in [(operation.name, operation, ()), *_inside(operation)]:
         if isinstance(layer, keras.layers.Bidirectional):
-            found.append(Refusal(path, "Bidirectional reads the target from its end too.", USE_WHOLE))
-        elif isinstance(layer, keras.layers.TimeDistributed) and holds_recurrence(layer):
+            return [Refusal(path, "Bidirectional reads the target from its end too.", USE_WHOLE)]
+        if isinstance(layer, keras.layers.TimeDistributed) and holds_recurrence(layer):
             reason = "TimeDistributed runs a recurrence over an axis of its own at every step."
-            found.append(Refusal(path, reason, USE_WHOLE))
-        elif isinstance(layer, keras.layers.RNN) and layer.go_backwards:
-            found.append(Refusal(path, "go_backwards reads the target from its end.", USE_WHOLE))
-    return found
+            return [Refusal(path, reason, USE_WHOLE)]
+        if isinstance(layer, keras.layers.RNN) and layer.go_backwards:
+            return [Refusal(path, "go_backwards reads the target from its end.", USE_WHOLE)]
+    return []
 
 
 def _inside(operation: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:

@@ -769,6 +769,7 @@ def _static_part(
     )
     model = tensors.read(result)
     quantize_lookups(model)
+    repairs.drop_idle_reshapes(model)
     if spec.integer_io:
         give_floats(model)
     return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating else []

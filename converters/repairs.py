@@ -449,7 +449,8 @@ def separate_outputs(model: Any) -> int:
     """Give each output of the main graph a tensor that nothing else is or reads; returns how many had none.
 
     ai-edge-quantizer puts one QUANTIZE behind such a tensor for whoever reads it, and takes its integers for the output
-    as well, which should be float. A RESHAPE to the same shape, behind all other operators, keeps the two apart.
+    as well, which should be float. A RESHAPE to the same shape, behind all other operators, keeps the two apart;
+    `drop_idle_reshapes` takes it out afterwards.
 
     Args:
         model: a `ModelT` of floats with one graph; changed in place.
@@ -485,6 +486,38 @@ def separate_outputs(model: Any) -> int:
         changed += 1
     graph.outputs = np.array(outputs, np.int32)
     return changed
+
+
+def drop_idle_reshapes(model: Any) -> int:
+    """Take out every RESHAPE of the main graph that gives what it takes; returns how many there were.
+
+    Args:
+        model: a `ModelT`; changed in place.
+    """
+    graph = model.subgraphs[0]
+    inputs, moved = set(map(int, graph.inputs)), {}
+    for operator in graph.operators:
+        if operator_name(model, operator.opcodeIndex) != "RESHAPE":
+            continue
+        source, target = int(operator.inputs[0]), int(operator.outputs[0])
+        one, other = graph.tensors[source], graph.tensors[target]
+        alike = list(one.shape) == list(other.shape) and one.type == other.type and scale_of(one) == scale_of(other)
+        if alike and not is_constant(model, one) and moved.get(source, source) not in inputs:
+            moved[target] = moved.get(source, source)
+    # An output that is another one as well keeps its operator: a place in the list is one tensor.
+    ends = [moved.get(int(index), int(index)) for index in graph.outputs]
+    for index in map(int, graph.outputs):
+        if index in moved and ends.count(moved[index]) > 1:
+            del moved[index]
+    graph.operators = [item for item in graph.operators if int(item.outputs[0]) not in moved]
+    for operator in graph.operators:
+        operator.inputs = np.array([moved.get(int(index), int(index)) for index in operator.inputs], np.int32)
+    graph.outputs = np.array([moved.get(int(index), int(index)) for index in graph.outputs], np.int32)
+    for definition in model.signatureDefs or []:
+        for entry in definition.outputs:
+            entry.tensorIndex = moved.get(int(entry.tensorIndex), int(entry.tensorIndex))
+    drop_unused_tensors(model)
+    return len(moved)
 
 
 def name_edges(model: Any) -> None:

@@ -350,6 +350,7 @@ def mixes_time(operation: Any, rank: int) -> str:
     if kind in ("Cropping1D", "ZeroPadding1D", "UpSampling1D", "GroupNormalization"):
         return f"{kind} changes or mixes the time axis."
     axis = getattr(operation, "axis", None)
+    rank += kind == "ExpandDims"  # Whose axis is one of what it gives.
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
     if 1 in [item + rank if isinstance(item, int) and item < 0 else item for item in axes]:
         return f"{kind} {'joins' if isinstance(operation, layers.Concatenate) else 'works'} along the time axis."

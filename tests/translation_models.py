@@ -106,6 +106,11 @@ class AttentionDecoder(layers.RNN):
         kept = ("name", "trainable", "dtype")
         return {key: value for key, value in super().get_config().items() if key in kept} | {"units": self.units}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AttentionDecoder:
+        """From its size; the cell is made anew."""
+        return cls(**config)
+
 
 def input_feeding(*, mask: bool = True) -> keras.Model:
     """A bidirectional encoder with a mask, an LSTM, and a decoder whose cell attends and is fed what it said."""
@@ -124,6 +129,52 @@ def input_feeding(*, mask: bool = True) -> keras.Model:
     return keras.Model(
         {"source": source, "target": target}, {"next_token": answer, "attention": weights}, name="input_feeding"
     )
+
+
+def in_two() -> keras.Model:
+    """Encoder and decoder as models of their own, called by a third."""
+    source = keras.Input((SOURCE,), dtype="int32", name="words")
+    read = layers.Embedding(SOURCE_WORDS, UNITS)(source)
+    memory, state = layers.GRU(UNITS, return_sequences=True, return_state=True)(read)
+    encoder = keras.Model(source, [memory, state], name="encoder")
+    target = keras.Input((TARGET,), dtype="int32", name="said")
+    given, start = keras.Input((SOURCE, UNITS), name="memory"), keras.Input((UNITS,), name="start")
+    # The start is changed inside: the encoder alone does not know it.
+    first = layers.Dense(UNITS, activation="tanh", name="bridge")(start)
+    steps = layers.GRU(UNITS, return_sequences=True)(layers.Embedding(TARGET_WORDS, UNITS)(target), initial_state=first)
+    joined = layers.Concatenate()([steps, layers.AdditiveAttention()([steps, given])])
+    decoder = keras.Model(
+        [target, given, start], layers.Dense(TARGET_WORDS, activation="softmax")(joined), name="decoder"
+    )
+    outer, told = (
+        keras.Input((SOURCE,), dtype="int32", name="source"),
+        keras.Input((TARGET,), dtype="int32", name="target"),
+    )
+    return keras.Model([outer, told], {"next_token": decoder([told, *encoder(outer)])}, name="in_two")
+
+
+def luong() -> keras.Model:
+    """Attention made of Dot and Activation, as many tutorials have it, and padding masked in the target too."""
+    source = keras.Input((SOURCE,), dtype="int32", name="source")
+    target = keras.Input((TARGET,), dtype="int32", name="target")
+    read = layers.Embedding(SOURCE_WORDS, UNITS)(source)
+    memory, *states = layers.LSTM(UNITS, return_sequences=True, return_state=True)(read)
+    said = layers.Embedding(TARGET_WORDS, UNITS, mask_zero=True)(target)
+    steps = layers.LSTM(UNITS, return_sequences=True)(said, initial_state=states)
+    weights = layers.Activation("softmax", name="attention")(layers.Dot(axes=[2, 2])([steps, memory]))
+    context = layers.Dot(axes=[2, 1])([weights, memory])
+    joined = layers.Concatenate()([steps, context])
+    answer = layers.TimeDistributed(layers.Dense(TARGET_WORDS, activation="softmax"), name="next_token")(joined)
+    return keras.Model([source, target], [answer, weights], name="luong")
+
+
+def strengthen(model: keras.Model, factor: float = 2.5, seed: int = 0) -> keras.Model:
+    """The model with larger weights and biases that are not zero: answers far from uniform, as after training."""
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        value = np.asarray(weight.numpy())
+        weight.assign(value * factor if value.any() else generator.normal(0, 0.2, value.shape).astype(value.dtype))
+    return model
 
 
 def sentences(count: int, seed: int = 0) -> dict[str, np.ndarray]:

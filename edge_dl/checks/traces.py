@@ -82,6 +82,8 @@ class Trace:
             yield 0
             return
         session.reset()
+        if session.has_encoder:
+            session.encode({name: fed.pop(name) for name in list(fed) if name not in session.sequence_inputs})
         for step in range(len(fed[session.sequence_inputs[0]])):
             now = {name: value[step] if name in session.sequence_inputs else value for name, value in fed.items()}
             if session.batch > 1:

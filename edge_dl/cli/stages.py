@@ -207,8 +207,10 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
     def work() -> None:
         from edge_dl.checks.limits import limits_for
         from edge_dl.converters import run_conversion
+        from edge_dl.converters.conversion import TABLES
 
         dataset = _dataset(folder)
+        tables = folder.path / "data" / TABLES
         outcomes = run_conversion(
             folder.path,
             recipe.conversion,
@@ -217,6 +219,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             labels=_labels(dataset),
             threshold=_threshold(folder),
             rate=dataset.get("rate") or None,
+            tables=tables if tables.is_file() else None,
             limits={item.value: limits_for(item, recipe.checks, recipe.task) for item in Quantization},
             qat=folder.path / "compress" / "qat" if Method.QAT in recipe.compression.methods else None,
             force=force,
@@ -352,6 +355,7 @@ def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
         "data": _dataset(folder)["sha256"],
         "lowerings": list(conversion.lowerings),
         "batch": conversion.batch,
+        "beams": conversion.beams,
         "calibration_samples": conversion.calibration_samples,
         "own": own_model(folder),
         **({"sentences": sentences} if (sentences := _dataset(folder).get("sentences")) else {}),

@@ -115,15 +115,23 @@ def _open_own_model(
 
 
 def _guess_task(data: str) -> Task:
-    """Tell the task from the targets in an .npz: whole numbers are classes, one a sample or one a step."""
+    """Tell the task from the targets in an .npz: whole numbers are classes, one a sample or one a step.
+
+    Beside two inputs of whole numbers, one of which has as many steps as the targets, these are the tokens that come
+    next: what a decoder should say.
+    """
     import numpy as np
 
     if not data.endswith(".npz"):
         return Task.CLASSIFICATION
-    for name, array in load_npz(data).items():
+    arrays = load_npz(data)
+    tokens = [array for name, array in arrays.items() if name.startswith("x/") and array.dtype.kind in "iu"]
+    for name, array in arrays.items():
         if name.split("/")[0].lower() in ("y", "y_test", "y_train"):
             if not np.issubdtype(array.dtype, np.integer):
                 return Task.REGRESSION
+            if array.ndim == 2 and len(tokens) > 1 and array.shape in [item.shape for item in tokens]:
+                return Task.LANGUAGE_MODEL
             return Task.CLASSIFICATION if array.ndim == 1 else Task.LABELLING
     return Task.REGRESSION
 

@@ -70,7 +70,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source | Pair
     """
     if config.form and config.form not in FORMS:
         raise _unknown(file, config)
-    if (config.form or (SENTENCES if task is Task.TRANSLATION else "")) == SENTENCES:
+    # Arrays are tokens already, for a model of the user's own.
+    text = task is Task.TRANSLATION and not file.name.lower().endswith(".npz")
+    if (config.form or (SENTENCES if text else "")) == SENTENCES:
         from edge_dl.data.forms import sentences  # A table's name, .tsv or .txt, tells other forms as well.
 
         return sentences.read(file, config, task)

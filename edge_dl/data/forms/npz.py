@@ -125,11 +125,17 @@ def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> 
         y[name] = encoded["all"]
     for name, array in {**x, **y}.items():
         check_array(array, name)
-    counts = {name: len(array) for name, array in {**x, **y}.items()}
+    weight = values_under(arrays, "weight/")
+    for name, array in weight.items():
+        if name not in y:
+            raise UsageError("weight/NAME goes with y/NAME.", received=f"weight/{name} beside y/{', y/'.join(y)}")
+        check_array(array, f"weight/{name}")
+    counts = {name: len(array) for name, array in {**x, **y, **{f"weight/{n}": a for n, a in weight.items()}}.items()}
     if len(set(counts.values())) > 1:
         raise UsageError("Every array must hold the same number of samples.", received=str(counts))
     index = arrays["index"].astype(np.int64) if "index" in arrays else np.arange(next(iter(counts.values())))
-    whole = Split({name: _plain(array) for name, array in x.items()}, {n: _plain(a) for n, a in y.items()}, index)
+    weights = {name: array.astype(np.float32) for name, array in weight.items()} or None
+    whole = Split({n: _plain(a) for n, a in x.items()}, {n: _plain(a) for n, a in y.items()}, index, weights)
     parts, groups = _cut(whole, arrays, names)
     return _source(file, parts, groups, labels, next(iter(x.values())))
 
