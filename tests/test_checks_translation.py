@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sacrebleu
 from tiny_decoder import TinyDecoder
+from translation_run import WORDS, answer, changed, translated_sentences
 
 from edge_dl.bundle import Limits
 from edge_dl.checks.limits import limits_for
@@ -30,36 +31,9 @@ from edge_dl.runtime.search import search
 from edge_dl.runtime.translation import Source, spell
 from edge_dl.text import SPECIAL, Normalization, Subwords, Tables
 
-WORDS = ("le", "chat", "mange", "la", "souris", "dort", "sur", "un", "lit", "rouge", "et", "puis", "très", "tard")
 
-
-def answer(tokens: list[int], *, ended: bool = True) -> Answer:
-    return Answer(" ".join(WORDS[token] for token in tokens), tuple(tokens), ended)
-
-
-def sentences(count: int, seed: int = 0) -> list[ReferenceAnswer]:
-    """Sentences of 1 to 16 words, and a Keras model that is right but for a word here and there."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        tokens = rng.integers(0, len(WORDS), rng.integers(1, 17)).tolist()
-        said = [token if rng.random() > 0.1 else int(rng.integers(0, len(WORDS))) for token in tokens]
-        source = " ".join(f"w{token}" for token in tokens)
-        made.append(ReferenceAnswer(source, (answer(tokens).text,), answer(said)))
-    return made
-
-
-def spoiled(wanted: list[ReferenceAnswer], share: float, seed: int = 1) -> tuple[Answer, ...]:
-    """The Keras model's answers, of which a share has its second half replaced."""
-    rng = np.random.default_rng(seed)
-    answers = []
-    for item in wanted:
-        tokens = list(item.answer.tokens)
-        if rng.random() < share:
-            half = len(tokens) // 2
-            tokens[half:] = [(token + 1) % len(WORDS) for token in tokens[half:]]
-        answers.append(answer(tokens))
-    return tuple(answers)
+def sentences(count: int) -> list[ReferenceAnswer]:
+    return translated_sentences(count, wrong=0.1, forgets=0.1)
 
 
 def translated(answers: tuple[Answer, ...]) -> Translated:
@@ -89,7 +63,7 @@ def test_the_same_answers_lose_nothing() -> None:
 )
 def test_the_verdict_follows_the_interval(share: float, max_drop: float, verdict: Verdict) -> None:
     wanted = sentences(300)
-    _, (bleu, _), _ = compare_translations(wanted, translated(spoiled(wanted, share)), max_drop=max_drop)
+    _, (bleu, _), _ = compare_translations(wanted, translated(changed(wanted, share)), max_drop=max_drop)
     assert bleu.verdict is verdict
     assert bleu.drop is not None
     assert bleu.low is not None
@@ -101,7 +75,7 @@ def test_the_verdict_follows_the_interval(share: float, max_drop: float, verdict
 def test_pairs_make_the_interval_narrow() -> None:
     """The same sentences are drawn for both sides: what makes one hard cancels out."""
     wanted = sentences(300)
-    report, (bleu, _), _ = compare_translations(wanted, translated(spoiled(wanted, 0.02)))
+    report, (bleu, _), _ = compare_translations(wanted, translated(changed(wanted, 0.02)))
     score = report.scores[0]
     assert bleu.high is not None
     assert bleu.low is not None
@@ -110,7 +84,7 @@ def test_pairs_make_the_interval_narrow() -> None:
 
 def test_identical_sentences_have_a_limit() -> None:
     wanted = sentences(200)
-    report, metrics, _ = compare_translations(wanted, translated(spoiled(wanted, 0.05)))
+    report, metrics, _ = compare_translations(wanted, translated(changed(wanted, 0.05)))
     assert 0.9 < report.identical_share < 0.99
     (check,) = translation_checks(report, metrics, Limits(min_identical=0.99))
     assert (check.name, check.verdict, check.value) == ("min_identical", Verdict.FAIL, report.identical_share)
@@ -196,7 +170,7 @@ def test_samples_are_taken_by_length() -> None:
 def test_a_comparison_needs_an_answer_a_sentence() -> None:
     wanted = sentences(5)
     with pytest.raises(UsageError, match="4 answers to 5 sentences"):
-        compare_translations(wanted, translated(spoiled(wanted, 0)[:4]))
+        compare_translations(wanted, translated(changed(wanted, 0)[:4]))
     with pytest.raises(UsageError, match="0 answers"):
         compare_translations([], translated(()))
 

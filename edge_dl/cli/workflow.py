@@ -298,16 +298,14 @@ def _metric_text(metric: Mapping[str, Any]) -> str:
 def _show_translations(results: Mapping[str, Any]) -> None:
     """BLEU and what goes with it, and what another run beside this one reaches."""
     from edge_dl.report.beside import beside_section
-    from edge_dl.report.translations import HEADS, translation_rows
+    from edge_dl.report.translations import HEADS, cell_texts, translation_rows
 
     if rows := translation_rows(results):
         print()
-        texts = [[" ".join(filter(None, (cell["text"], cell["more"] and f"({cell['more']})"))) for cell in row["cells"]]
-                 for row in rows]  # fmt: skip
-        print_table(list(HEADS), texts, title="Translations")
+        print_table(list(HEADS), [cell_texts(row["cells"]) for row in rows], title="Translations")
     if beside := beside_section(results):
         print()
-        print_table(list(beside["heads"]), beside["rows"], title=beside["note"])
+        print_table(list(beside["heads"]), [cell_texts(row) for row in beside["rows"]], title=beside["note"])
 
 
 def _show_compression(results: Mapping[str, Any]) -> None:

@@ -16,8 +16,7 @@ from edge_dl.report import numbers
 from edge_dl.report.numbers import as_number
 from edge_dl.report.translations import translating
 from edge_dl.report.variant_results import mapping, mappings
-
-HEADS = ("words of the source", "sentences", "difference", "interval")
+from edge_dl.report.words import plural
 
 
 def run_label(results: Mapping[str, Any]) -> str:
@@ -71,29 +70,42 @@ def beside_results(run: Path, results: Mapping[str, Any], other: Path, others: M
 
 
 def beside_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The page's table of both runs; None without a second one."""
+    """The page's table of both runs, cells as in `translations.translation_rows`; None without a second one."""
     beside = mapping(results.get("beside"))
     if not beside:
         return None
     differences = mappings(beside.get("differences"))
-    both = [run_label(results), str(beside.get("label") or "")]
+    names = [str(results.get("name") or ""), str(beside.get("name") or "")]
+    if names[0] == names[1]:
+        names = ["this run", "the other"]
     rows = [
         [
-            words(item.get("shortest"), item.get("longest")),
-            numbers.count(item.get("sentences")),
-            f"{numbers.metric_change(item.get('gain'), 'score')} "
-            f"({numbers.metric(item.get('value'), 'score')} and {numbers.metric(item.get('beside'), 'score')})",
-            f"{numbers.metric_change(item.get('low'), 'score')} to {numbers.metric_change(item.get('high'), 'score')}",
+            _cell(words(item.get("shortest"), item.get("longest")), plural(item.get("sentences"), "sentence")),
+            _cell(numbers.metric(item.get("value"), "score")),
+            _cell(numbers.metric(item.get("beside"), "score")),
+            _cell(
+                _points_less(item.get("gain")), f"{_points_less(item.get('low'))} to {_points_less(item.get('high'))}"
+            ),
         ]
         for item in differences
     ]
     note = (
-        f"BLEU of the Keras model of {both[0]} less that of {both[1]}, on the same sentences: "
-        f"{numbers.percent(differences[0].get('confidence'), 0)} intervals by paired bootstrap."
+        f"BLEU of both Keras models ({run_label(results)}; {beside.get('label')}) on the same sentences, with "
+        f"{numbers.percent(differences[0].get('confidence'), 0)} intervals of the difference by paired bootstrap."
         if differences
         else "The runs did not translate the same sentences, so no difference is told."
     )
-    return {"title": "How far they are apart", "heads": HEADS, "rows": rows, "note": note}
+    return {"title": "How far they are apart", "heads": ("words of the source", *names, "difference"), "rows": rows,
+            "note": note}  # fmt: skip
+
+
+def _cell(text: str, more: str = "") -> dict[str, str]:
+    return {"text": text, "more": more}
+
+
+def _points_less(value: Any) -> str:
+    """`+4.66`."""
+    return numbers.metric_change(value, "score").removesuffix(f"{numbers.SPACE}points")
 
 
 def words(shortest: Any, longest: Any) -> str:

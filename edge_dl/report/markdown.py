@@ -13,7 +13,7 @@ from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.target_view import integer_text, target_line, target_sections
 from edge_dl.report.translations import HEADS as TRANSLATION_HEADS
-from edge_dl.report.translations import translation_note, translation_rows
+from edge_dl.report.translations import cell_texts, translation_note, translation_rows
 from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, latency_seconds
 from edge_dl.report.words import (
     VERDICTS,
@@ -159,17 +159,14 @@ def _translations(results: Mapping[str, Any]) -> list[str]:
     ]
     lines.append("|---|" + "--:|" * (len(TRANSLATION_HEADS) - 1))
     for row in rows:
-        texts = [f"{cell['text']} ({cell['more']})" if cell["more"] else cell["text"] for cell in row["cells"]]
+        texts = cell_texts(row["cells"])
         lines.append(_row([escape(texts[0]) + (" ★" if row["chosen"] else ""), *(escape(text) for text in texts[1:])]))
     if beside := beside_section(results):
         lines += ["", escape(beside["note"])]
         if beside["rows"]:
-            lines += [
-                "",
-                _row([escape(head) for head in beside["heads"]]),
-                "|---|" + "--:|" * (len(beside["heads"]) - 1),
-            ]
-            lines += [_row([escape(cell) for cell in row]) for row in beside["rows"]]
+            lines += ["", _row([escape(head) for head in beside["heads"]])]
+            lines.append("|---|" + "--:|" * (len(beside["heads"]) - 1))
+            lines += [_row([escape(text) for text in cell_texts(row)]) for row in beside["rows"]]
     return lines
 
 

@@ -66,6 +66,11 @@ def translation_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def cell_texts(cells: Sequence[Mapping[str, str]]) -> list[str]:
+    """Cells of a row as one text each, where there is no smaller print: `81.48 (78.40 to 84.29)`."""
+    return [f"{cell['text']} ({cell['more']})" if cell["more"] else cell["text"] for cell in cells]
+
+
 def identical_share(told: Mapping[str, Any]) -> float | None:
     """Share of sentences that are the Keras model's token for token."""
     identical, sentences = as_number(told.get("identical")), as_number(told.get("sentences"))
@@ -101,14 +106,17 @@ def translation_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if variant is None:
         return None
     told = variant["translation"]
-    worst = [_sentence(item, variant["name"]) for item in mappings(told.get("worst"))[:SHOWN]]
+    # The one that most sentences changed in has most to show; the chosen one where all are alike.
+    furthest = min([variant, *translating(results)], key=lambda item: identical_share(item["translation"]) or 0.0)
+    worst = [_sentence(item, furthest["name"]) for item in mappings(furthest["translation"].get("worst"))[:SHOWN]]
     samples = [_sentence(item, variant["name"]) for item in mappings(told.get("samples"))]
     return {
         "heads": HEADS,
         "rows": translation_rows(results),
         "note": translation_note(results),
         "variant": variant["name"],
-        "positions": _positions(told),
+        "furthest": furthest["name"],
+        "positions": _positions(furthest["translation"]),
         "worst": worst,
         "samples": samples,
         "alignments": [drawn for item in mappings(told.get("alignments")) if (drawn := _drawn(item))],
