@@ -330,6 +330,7 @@ def run_conversion(
         samples = run / "export" / CALIBRATION
         use = str(samples) if needs_samples and samples.is_file() else ""
         export = qat if qat and spec.quantization is Quantization.QAT else run / "export" / spec.lowering.value
+        members = {TABLES: str(tables)} if tables is not None and spec.lowering.decodes else {}
         arguments = {
             "source": plan.source if plan.kind == "tflite" else "",
             "export": str(export),
@@ -343,9 +344,9 @@ def run_conversion(
                 "made_by": made_by,
                 "threshold": threshold,
                 "rate": rate,
-                "tables": TABLES if tables is not None and spec.lowering.decodes else None,
+                "tables": TABLES if members else None,
             },
-            "members": {TABLES: str(tables)} if tables is not None and spec.lowering.decodes else {},
+            "members": members,
             "split": config.split_signatures and spec.lowering.decodes,
             "labels": list(labels),
             "limits": limit,
@@ -358,7 +359,7 @@ def run_conversion(
                 "export": trained if spec.quantization is Quantization.QAT else exports[spec.lowering],
                 "golden": sha256_file(run / "export" / GOLDEN),
                 "calibration": sha256_file(samples) if use else "",
-                "members": {item: sha256_file(path) for item, path in arguments["members"].items()},
+                "members": {item: sha256_file(path) for item, path in members.items()},
                 "split": arguments["split"],
                 **({"search": _search_digest(run, wanted)} if mixed else {}),
             }

@@ -155,7 +155,8 @@ class _Encoder:
         import keras
         import tensorflow as tf
 
-        cut, found = self.cut, []
+        cut = self.cut
+        found: list[tuple[str, int, Any]] = []
         spec = next(spec for spec in cut.inputs.specs if spec.name == cut.target)
 
         def inner_loop(item: RecurrentLayer, sequence: Any, states: Any, mask: Any, given: bool) -> Any:

@@ -204,7 +204,7 @@ def watch_calls(model: Any, inputs: Inputs, part: Callable[..., Any] | None = No
     return calls
 
 
-def _known_layers() -> tuple[type, ...]:
+def _known_layers() -> tuple[Any, ...]:
     import keras
 
     return (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.GRU, keras.layers.LSTM)

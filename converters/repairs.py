@@ -495,7 +495,8 @@ def drop_idle_reshapes(model: Any) -> int:
         model: a `ModelT`; changed in place.
     """
     graph = model.subgraphs[0]
-    inputs, moved = set(map(int, graph.inputs)), {}
+    inputs = set(map(int, graph.inputs))
+    moved: dict[int, int] = {}
     for operator in graph.operators:
         if operator_name(model, operator.opcodeIndex) != "RESHAPE":
             continue

@@ -573,15 +573,15 @@ def _translation(value: Any, signature: Signature, encoder: EncoderSpec | None, 
         attention=None if attention is None else _text(attention, "translation.attention"),
     )
     outputs = {item.name for item in signature.outputs}
-    known = {
+    known: dict[str, set[str]] = {
         "tables": files,
         "source": {item.name for item in (encoder.inputs if encoder else ())},
         "target": {item.name for item in signature.inputs},
         "output": outputs,
-        "attention": outputs | {None},
+        "attention": outputs,
     }
     for name, names in known.items():
-        if getattr(spec, name) not in names:
+        if getattr(spec, name) is not None and getattr(spec, name) not in names:
             raise _field_error(f"translation.{name}", f"{getattr(spec, name)!r}, which the bundle does not have")
     return spec
 
