@@ -37,19 +37,18 @@ SUBSET_SEED = 0
 
 def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
     """Check one variant of a run folder on its test split; see `pipeline.run_verify`."""
-    folder = Path(run) / "variants" / name
-    session = open_session(folder, runtime=runtime)
-    case = variant_case(run, name, checks)
-    answers = Path(run) / "export" / REFERENCE
-    if answers.is_file() and read_bundle(folder).manifest.translation is not None:
-        limits = case["limits"]
-        # What is held is the loss of BLEU, not that of a metric of the next token after the right ones.
-        report = check_parity(session, **{**case, "limits": replace(limits, max_drop=None)})
-        report = _with_translations(replace(report, limits=limits), Path(run), name, checks, runtime)
-    else:
-        report = check_parity(session, **case)
+    session = open_session(Path(run) / "variants" / name, runtime=runtime)
+    report = check_parity(session, **variant_case(run, name, checks))
+    if _translates(Path(run), name):
+        report = _with_translations(report, Path(run), name, checks, runtime)
     # A language model's vocabulary is long and stands in the bundle already.
     return report if len(report.labels) <= 1000 else replace(report, labels=())
+
+
+def _translates(run: Path, name: str) -> bool:
+    """Whether a variant's own translations are checked: the Keras model's are there, and tables of its tokens."""
+    bundle = run / "variants" / name
+    return (run / "export" / REFERENCE).is_file() and read_bundle(bundle).manifest.translation is not None
 
 
 def _with_translations(report: ParityReport, run: Path, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
@@ -57,6 +56,7 @@ def _with_translations(report: ParityReport, run: Path, name: str, checks: Check
 
     Writes checks/translations/<variant>.json and .npz.
     """
+    limits = limits_for(report.quantization, checks, Task.TRANSLATION)
     wanted = ReferenceAnswers.read(run / "export" / REFERENCE)
     rows = _subset(len(wanted.sentences), checks.samples)
     chosen = wanted.sentences if rows is None else [wanted.sentences[row] for row in rows]
@@ -67,24 +67,27 @@ def _with_translations(report: ParityReport, run: Path, name: str, checks: Check
             translator.decoder, translator.tables, sources, length=translator.length, longest=wanted.longest,
             draw=sample_rows(sources)[::-1],
         )  # fmt: skip
-        found, metrics, counts = compare_translations(chosen, translated, max_drop=report.limits.max_drop)
+        found, metrics, counts = compare_translations(chosen, translated, max_drop=limits.max_drop)
     except EdgeError as error:  # A model that gives NaN has failed already: what was found before stands.
         own: tuple[Check, ...] = (Check("translation", Verdict.FAIL, str(error)),)
     else:
-        own = translation_checks(found, metrics, report.limits)
+        own = translation_checks(found, metrics, limits)
         report = replace(report, metrics=(*metrics, *report.metrics), translation=found)
         folder = run / "checks" / "translations"
         write_json(folder / f"{name}.json", plain_answers(translated))
         save_npz(folder / f"{name}.npz", counts.arrays())
     every = (*report.checks, *own)
     verdict, message = overall(every)
-    return replace(report, checks=every, verdict=verdict, message=message)
+    return replace(report, checks=every, verdict=verdict, message=message, limits=limits)
 
 
 def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, Any]:
     """What `check_parity` takes for one variant of a run folder, but for who answers."""
     folder = Path(run)
     case = split_case(folder, folder / "variants" / name, "test", folder / "export" / "reference.npz", checks)
+    if _translates(folder, name):
+        # What is held is the loss of BLEU, not that of a metric of the next token after the right ones.
+        case["limits"] = replace(case["limits"], max_drop=None)
     return {**case, "variant": name}
 
 

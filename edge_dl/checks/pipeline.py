@@ -7,6 +7,7 @@ report, and the others go on.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,7 @@ def run_verify(
             raise UsageError("Parity needs the test split and the reference's answers.", received=f"no {needed}")
     if (run / "export" / REFERENCE).is_file():
         require_sacrebleu()  # Told once, before anything is done.
+    shutil.rmtree(run / "checks" / "translations", ignore_errors=True)  # A variant's are there if they are its own.
     reports: dict[str, ParityReport] = {}
     calls: dict[str, GuardedCall] = {}
     started: dict[str, float] = {}
