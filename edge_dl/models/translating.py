@@ -232,8 +232,9 @@ class _Asked:
     def __call__(self, sources: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities (rows, T, V) and attention (rows, T, S), or None where the model gives none."""
         names, count = self.names, len(sources)
-        # Powers of two: a graph is compiled for each number of rows.
-        filled = 1 << (count - 1).bit_length()
+        filled = 1  # Powers of four: JAX compiles for each number of rows.
+        while filled < count:
+            filled *= 4
         places = np.minimum(np.arange(filled), count - 1)
         given = self.model.predict_on_batch({names.source: sources[places], names.target: targets[places]})
         outputs = _named(self.model, given)
