@@ -206,7 +206,7 @@ def test_a_decoder_translates_sentences() -> None:
     (best,) = search(decoder, cut.row(6))
     assert len(cut.tokens) == 5
     assert found.answers[4] == Answer(spell(best, cut, made).text, best.tokens, best.finished)
-    assert [item.source for item in found.alignments] == [("▁a", "▁b", "▁c"), cut.pieces(made)]
+    assert [item.source for item in found.alignments] == [("▁a", "▁b", "▁c", "</s>"), (*cut.pieces(made), "</s>")]
     for item in found.alignments:
         assert np.asarray(item.weights).shape == (len(item.target), len(item.source))
 

@@ -250,6 +250,28 @@ def test_a_decoder_may_reuse_its_arrays() -> None:
         np.testing.assert_array_equal(one.attention, other.attention)
 
 
+def test_a_decoder_may_keep_what_it_is_given() -> None:
+    class Keeping(TinyDecoder):
+        def __init__(self, beams: int) -> None:
+            super().__init__(9, beams=beams, seed=3)
+            self.kept: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def step(self, tokens: np.ndarray) -> Any:
+            self.kept.append((tokens, tokens.copy()))
+            return super().step(tokens)
+
+        def reorder(self, parents: np.ndarray) -> None:
+            self.kept.append((parents, parents.copy()))
+            super().reorder(parents)
+
+    for beams in (1, 4):
+        decoder = Keeping(beams)
+        search(decoder, SOURCE, Search(beams=beams))
+        assert len({given.tobytes() for given, _ in decoder.kept}) > 1
+        for given, then in decoder.kept:
+            np.testing.assert_array_equal(given, then)
+
+
 def test_states_stay_where_they_are_if_no_hypothesis_moved() -> None:
     certain = Scripted(lambda step: [0, 0, 0, float(step == 3), float(step != 3), 0], beams=1, steps=5)
     search(certain, SOURCE)

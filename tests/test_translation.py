@@ -87,9 +87,9 @@ def test_a_sentence(translator: Translator) -> None:
     found = only(translator.translate("I love pizza."))
     assert found.text == "j'adore pizza."
     assert found.pieces == ("▁j'", "adore", "▁pizza", ".")
-    assert found.source_pieces == ("▁I", "▁love", "▁pizza", ".")
+    assert found.source_pieces == ("▁I", "▁love", "▁pizza", ".", "</s>")
     assert found.alignment is not None
-    assert found.alignment.shape == (4, 4)
+    assert found.alignment.shape == (4, 5)
     assert found.alignment.argmax(1).tolist() == [0, 1, 2, 3]
     assert found.score == pytest.approx(4 * np.log(0.75) / (10 / 6) ** 0.6, rel=1e-5)
     assert found.finished
@@ -110,11 +110,12 @@ def test_sentences_one_at_a_time(translator: Translator) -> None:
     assert found.text == "j'adore te. j' vois te.\n\nj' vois pizza"
     assert len(translator.decoder.sources) == 3  # type: ignore[attr-defined]
     assert found.alignment is not None
-    assert found.alignment.shape == (len(found.pieces), len(found.source_pieces)) == (11, 11)
+    assert found.alignment.shape == (len(found.pieces), len(found.source_pieces)) == (11, 14)
     # Each sentence looks at itself alone.
-    assert found.alignment.argmax(1).tolist() == list(range(11))
-    assert not found.alignment[:4, 4:].any()
-    assert not found.alignment[4:, :4].any()
+    assert found.alignment.argmax(1).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+    assert found.source_pieces[4] == found.source_pieces[9] == found.source_pieces[13] == "</s>"
+    assert not found.alignment[:4, 5:].any()
+    assert not found.alignment[4:, :5].any()
     whole = translator.translate("I see you. I", split=False)
     assert only(whole).text == "j' vois te. j'"
     assert len(translator.decoder.sources) == 4  # type: ignore[attr-defined]
@@ -145,7 +146,7 @@ def test_unknown_words_are_copied_from_where_the_model_looks() -> None:
 
 
 def test_unknown_characters_inside_words_are_copied_where_they_stand(translator: Translator) -> None:
-    assert only(translator.translate("I☃love")).source_pieces == ("▁I", "☃love")
+    assert only(translator.translate("I☃love")).source_pieces == ("▁I", "☃love", "</s>")
     assert only(translator.translate("I☃ love.")).text == "j'☃adore."
 
 

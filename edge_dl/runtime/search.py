@@ -191,7 +191,7 @@ def _greedy(decoder: Decoder, source: np.ndarray, settings: Search, longest: int
         finished = token == END
         if not finished:
             tokens.append(token)
-            fed[0] = token
+            fed = np.array([token], np.int32)
     score = scorer.score(total, len(rows), np.sum(rows, 0) if settings.coverage else None)
     attention = scorer.attention(rows[: len(tokens)], rows[0].size)
     return Hypothesis(tuple(tokens), score, total, attention, finished)
@@ -232,6 +232,8 @@ class _Beam:
             self.parents.append(chosen)
             if not count or self._decided(float(live[0])):
                 break
+            # New ones each time: a decoder may keep what it was given.
+            fed, parents = fed.copy(), parents.copy()
             fed[:count], parents[:count] = picks, chosen
             if length < self.longest and not np.array_equal(parents[:count], unmoved[:count]):
                 decoder.reorder(parents)

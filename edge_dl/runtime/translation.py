@@ -25,7 +25,7 @@ from edge_dl.files import member_path
 from edge_dl.runtime.agent import Session
 from edge_dl.runtime.decoders import SessionDecoder
 from edge_dl.runtime.search import GREEDY, Decoder, Hypothesis, Search, no_coverage, search, too_many_beams
-from edge_dl.text import END, PADDING, UNKNOWN, Tables
+from edge_dl.text import END, PADDING, SPECIAL, UNKNOWN, Tables
 from edge_dl.text.normalization import SPACE
 from edge_dl.text.splitting import split_sentences
 
@@ -40,9 +40,10 @@ class Translation:
         text: the translation, with the source's spaces and line ends between its sentences.
         score: the search's score (`edge_dl.runtime.search`); of several sentences the sum. 0 is the highest there is.
         pieces: of the translation, "▁" for a space; a copied one is what was copied.
-        source_pieces: the parts of the source that the model was given, "▁" for a space; without its ends.
-        alignment: (pieces, source_pieces) attention paid to each part when a piece was chosen; what a row lacks to 1
-            went to the sentence's end. None where the model gives no attention.
+        source_pieces: the parts of the source that the model was given, "▁" for a space, each sentence's end "</s>"
+            among them.
+        alignment: (pieces, source_pieces) attention paid to each part when a piece was chosen; None where the model
+            gives no attention.
         finished: whether the model ended every sentence; False where the limit cut one off.
         notes: what a reader should know, in full sentences.
     """
@@ -233,14 +234,16 @@ def spell(found: Hypothesis, source: Source, tables: Tables) -> Translation:
     """What a search found, as text: unknown pieces become what the model looked at most in the source.
 
     Args:
-        found: the tokens, with their attention over at least the source's pieces where there is one.
+        found: the tokens, with their attention over at least the source's pieces and its end where there is one.
         source: what they translate.
         tables: vocabularies of both sides.
     """
-    alignment = None if found.attention is None else found.attention[:, : len(source.tokens)]
+    count = len(source.tokens)
+    alignment = None if found.attention is None else found.attention[:, : count + 1]
     copies: dict[int, str] = {}
     if alignment is not None:
-        looked = alignment.argmax(1) if alignment.size else ()
+        # The end is looked at too, but there is nothing to copy.
+        looked = alignment[:, :count].argmax(1)
         copies = {place: source.surfaces[looked[place]] for place, token in enumerate(found.tokens) if token == UNKNOWN}
     pieces = tuple(
         copies[place].replace(" ", SPACE) if place in copies else tables.target.pieces[token]
@@ -248,7 +251,8 @@ def spell(found: Hypothesis, source: Source, tables: Tables) -> Translation:
     )
     notes = () if found.finished else (f"Cut off after {len(found.tokens)} tokens: the model did not end it.",)
     text = tables.target.decode(found.tokens, copies).strip()
-    return Translation(text, found.score, pieces, source.pieces(tables), alignment, found.finished, notes)
+    shown = (*source.pieces(tables), SPECIAL[END])
+    return Translation(text, found.score, pieces, shown, alignment, found.finished, notes)
 
 
 def _join(first: Translation, space: str, second: Translation) -> Translation:
