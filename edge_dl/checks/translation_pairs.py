@@ -134,14 +134,17 @@ def compare_runs(before: TranslatedRun, after: TranslatedRun) -> dict[str, dict[
 def compare_lengths(first: TranslatedRun, second: TranslatedRun) -> list[tuple[int, int | None, Difference]]:
     """BLEU of both Keras models by words of the source, (shortest, longest or None, difference).
 
-    All sentences come last, and before them those of `LONG` words and more. Nothing where the sentences differ.
+    All sentences come last, and before them those of `LONG` words and more where that is more than one group. Nothing
+    where the sentences differ.
     """
     if not first.same_sentences(second):
         return []
     words = first.words
-    found = []
+    found: list[tuple[int, int | None, Difference]] = []
     for shortest, longest in (*LENGTHS, (LONG, None), (0, None)):
         rows = (words >= (0 if shortest == 1 else shortest)) & (words <= (np.inf if longest is None else longest))
+        if shortest == LONG and longest is None and rows.sum() in [one.sentences for _, _, one in found[-1:]]:
+            continue
         if (one := difference("bleu", first.keras, second.keras, rows)) is not None:
             found.append((shortest, longest, one))
     return found
