@@ -383,7 +383,8 @@ def check_runs(path: Path) -> None:
         bad = _not_finite(interpreter, 0) and _not_finite(interpreter, 1)
         keys = interpreter.get_signature_list()
         for key in keys if len(keys) > 1 else ():
-            bad = bad or _signature_not_finite(interpreter.get_signature_runner(key), key)
+            runner = interpreter.get_signature_runner(key)
+            bad = bad or (_signature_not_finite(runner, key, 0) and _signature_not_finite(runner, key, 1))
     except (RuntimeError, ValueError) as error:
         raise StageError(
             "A converted file must load and run in LiteRT.",
@@ -409,11 +410,13 @@ def _not_finite(interpreter: Any, step: int) -> list[str]:
     return [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
 
 
-def _signature_not_finite(runner: Any, key: str) -> list[str]:
-    """Outputs of a signature with NaN or infinity where every input is zero."""
-    details = runner.get_input_details()
-    zeros = {name: np.full(item["shape"], item["quantization"][1], item["dtype"]) for name, item in details.items()}
-    results = runner(**zeros)
+def _signature_not_finite(runner: Any, key: str, step: int) -> list[str]:
+    """What `_not_finite` gives, for one signature of several."""
+    feed = {
+        name: np.full(item["shape"], min(item["quantization"][1] + step, 127), item["dtype"])
+        for name, item in runner.get_input_details().items()
+    }
+    results = runner(**feed)
     return [
         f"{key}/{name}" for name, value in results.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
     ]
@@ -765,6 +768,7 @@ def _static_part(
         precision=Precision.INT16X8 if wide else Precision.INT8,
         exceptions=dict.fromkeys([*scores.floating, *tables], Precision.FLOAT32),
         weights_only=scores.logits,
+        rows=scale_rows(content, Quantization.DYNAMIC, options),
         integer_io=spec.integer_io,
     )
     model = tensors.read(result)

@@ -154,7 +154,8 @@ def _check_real_weights(model: Any) -> None:
 
 def allowed_lowerings(model: Any, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[Lowering]:
     """Lowerings that carry the model; `none` alone where it has no recurrent layer, or none that can be lowered."""
-    candidates = (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP)
+    whole = (Lowering.WHILE, Lowering.UNROLL, Lowering.FUSED, Lowering.STEP)
+    candidates = (*whole, Lowering.DECODE, Lowering.DECODE_UNROLL)
     allowed = [item for item in candidates if not find_refusals(model, item, input_shapes=input_shapes)]
     return allowed or [Lowering.NONE]
 

@@ -33,6 +33,7 @@ def quantize_static(
     precision: Precision = Precision.INT8,
     exceptions: Mapping[int, Precision] | None = None,
     weights_only: Sequence[int] = (),
+    rows: bool = True,
     integer_io: bool = False,
 ) -> bytes:
     """Quantize weights (one scale a channel) and activations.
@@ -44,7 +45,8 @@ def quantize_static(
         precision: of every operator that has such a kernel; the others stay float32.
         exceptions: by an operator's number in the main graph, another precision; where the operator has no such kernel,
             it keeps the general one.
-        weights_only: numbers of operators with int8 weights (one scale a channel) that take and give floats.
+        weights_only: numbers of FULLY_CONNECTED operators with int8 weights that take and give floats.
+        rows: whether those have one scale a row, or one a matrix.
         integer_io: whether integers are taken and given at the model's edge.
     """
     from ai_edge_quantizer import qtyping, quantizer
@@ -67,7 +69,9 @@ def quantize_static(
         else:
             tool.add_static_config(pattern, everything, *_bits(other))
     if weights_only:
-        tool.add_dynamic_config(pattern_of(content, weights_only), everything, 8)
+        granularity = qtyping.QuantGranularity.CHANNELWISE if rows else qtyping.QuantGranularity.TENSORWISE
+        dense = qtyping.TFLOperationName.FULLY_CONNECTED
+        tool.add_dynamic_config(pattern_of(content, weights_only), dense, 8, granularity)
     if not integer_io:
         # The last rule that matches counts, and the edge has the scope of the operator that stands there: a pattern of
         # its own comes after all of the others.

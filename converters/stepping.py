@@ -266,7 +266,10 @@ def flow_node(node: Any, incoming: list[str], prefix: str, found: list[Refusal])
     if _is_mean_over_time(operation):
         return ["last"]
     if recurrent:
-        if any(kind != "still" for kind in incoming[1:]):
+        # A mask of the sequence, where it is given as an argument, has the sequence's steps.
+        mask = node.arguments.kwargs.get("mask")
+        given = zip(node.input_tensors[1:], incoming[1:], strict=True)
+        if any(kind != "still" for tensor, kind in given if tensor is not mask):
             found.append(Refusal(path, "Its initial states or what it looks at come from the steps.", _USE_WHILE))
         steps = node.input_tensors[0].shape[1]
         # Keras' own give states behind the first output; a layer with a `call` of its own, what it likes.

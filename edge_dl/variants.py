@@ -84,7 +84,8 @@ class VariantSpec:
             parts = parts[:-1]
         if len(parts) == 1:
             return cls(Lowering.NONE, Quantization(parts[0]), integer_io)
-        lowering, quantization = "-".join(parts[:-1]), parts[-1]
+        *words, quantization = parts
+        lowering = "-".join(words)
         if lowering == Lowering.NONE.value:
             raise ValueError(f"{name!r} names what is not lowered; write {quantization!r}")
         return cls(Lowering(lowering), Quantization(quantization), integer_io)

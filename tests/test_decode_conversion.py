@@ -162,6 +162,27 @@ def test_integer_attention_leaves_padding_out(run: Path) -> None:
     assert np.ptp(first[first > 1e-6]) > 0.01
 
 
+def test_a_cell_of_ones_own_in_integers(tmp_path: Path) -> None:
+    """Input feeding: the attention is computed inside the decoder's loop, and what it found is a state."""
+    keras.utils.set_random_seed(4)
+    models.strengthen(models.input_feeding()).save(tmp_path / "own.keras")
+    data = {key: value for key, value in models.sentences(60).items() if key.startswith("x/")}
+    made = convert(
+        tmp_path / "own.keras",
+        tmp_path,
+        lowering="decode-unroll",
+        quantization=("float32", "int8", "int16x8"),
+        data=data,
+        custom=("translation_models:AttentionDecoder",),
+        task="translation",
+    )
+    assert [item.status for item in made] == ["converted"] * 3, [item.message for item in made]
+    for variant, agreement in (("float32", 1.0), ("int8", 0.9), ("int16x8", 0.95)):
+        report = agent.verify(open_session(tmp_path / "variants" / f"decode-unroll-{variant}"))
+        assert report["outputs"]["next_token"]["top1"] >= agreement
+        assert report["outputs"]["attention"]["cosine"] > 0.99
+
+
 # --- the session ---
 
 
@@ -277,6 +298,15 @@ def test_integer_edges(run: Path, tmp_path: Path) -> None:
     beams.encode(inputs["source"][0])
     got = beams.step(np.full(4, inputs["target"][0, 0], "int32"))["next_token"]
     np.testing.assert_allclose(got, np.repeat(answers["next_token"][0, :1], 4, 0), atol=0.02)
+
+
+def test_an_older_runtime_is_kept_in_mind(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "export", tmp_path / "export")
+    config = ConversionConfig(quantizations=(Quantization.INT8,), runtime=("tflite-runtime==2.14.0",))
+    made = {item.variant: item for item in run_conversion(tmp_path, config, task="translation")}
+    assert made["decode-unroll-int8"].ok, made["decode-unroll-int8"].message
+    report = agent.verify(open_session(tmp_path / "variants" / "decode-unroll-int8"))
+    assert report["passed"], report["failures"]
 
 
 def test_a_batch_of_sources(run: Path, tmp_path: Path) -> None:
