@@ -36,7 +36,7 @@ _WORDS_TRAINING = TrainingConfig(
 _PAIRS = DataConfig("toy-translation", level="subword")
 _PAIRS_CHECKS = ChecksConfig(max_drop=0.005)  # Half a point of BLEU.
 _PAIRS_TRAINING = TrainingConfig(
-    epochs=15, schedule="cosine", warmup=1, learning_rate=2e-3, label_smoothing=0.1, batch_size=64
+    epochs=20, schedule="cosine", warmup=1, learning_rate=2e-3, label_smoothing=0.1, batch_size=64
 )
 _DIGITS = DataConfig("digits-rows")
 _DIGITS_TRAINING = TrainingConfig(epochs=40, schedule="cosine", learning_rate=3e-3)

@@ -318,7 +318,7 @@ def generate(
 def translate(
     bundle: Annotated[Path, typer.Argument(help="A bundle that translates, or a run folder that has one.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines of standard input.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A file of texts, one a line.")] = None,
     beams: Annotated[int, typer.Option("--beams", min=1, help="Width of the beam; 1 is greedy.")] = 1,

@@ -2,7 +2,7 @@
 
     from edge_dl.runtime import Search, Translator
 
-    translator = Translator("runs/translate/variants/decode-int8")
+    translator = Translator("runs/translate/variants/decode-dynamic")
     best, *others = translator.translate("I love pizza.", Search(beams=4, best=2))
     print(best.text, best.score)
 
