@@ -14,9 +14,11 @@ import numpy as np
 
 from edge_dl.bundle import MANIFEST, Limits, TensorSpec
 from edge_dl.checks.runtime_profiles import find_profiles
+from edge_dl.checks.translation import REFERENCE as TRANSLATIONS
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
+from edge_dl.data.sentences import FILE as SENTENCES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
@@ -201,7 +203,7 @@ def run_export(
             progress.say(f"{name} is left out: {reason}")
         for lowering in Lowering:
             shutil.rmtree(folder / lowering.value, ignore_errors=True)
-        for name in (PLAN, REFERENCE, CALIBRATION, GOLDEN):
+        for name in (PLAN, REFERENCE, CALIBRATION, GOLDEN, TRANSLATIONS):
             (folder / name).unlink(missing_ok=True)
         jobs = [
             Job(
@@ -240,6 +242,12 @@ def run_export(
             "reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export"
         )
         _raise_unless_done(worker.run([job], progress=progress, description="Reference answers")[0])
+        pairs = run / "data" if data is None else data
+        if (pairs / SENTENCES).is_file():
+            asked = {**shared, "export": reference["export"], "data": str(pairs), "answers": str(folder / TRANSLATIONS)}
+            call, log = "edge_dl.converters.translations:make_translations", logs / "translations.log"
+            job = Job("translations", call, asked, log, config.time_limit, "export")
+            _raise_unless_done(worker.run([job], progress=progress, description="Reference translations")[0])
     golden = load_npz(folder / GOLDEN)
     inputs = [
         TensorSpec(name[3:], (1, *item.shape[1:]), item.dtype.name)

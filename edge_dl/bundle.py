@@ -198,7 +198,9 @@ class Limits:
         min_cosine: smallest cosine similarity of an output over all samples.
         min_snr_db: smallest signal-to-noise ratio of an output over all samples, in decibels.
         min_top1: smallest share of samples with the same arg max (classification only).
-        max_drop: largest loss of the task metric, in the metric's own unit (0.005 is half a point of accuracy).
+        max_drop: largest loss of the task metric, in the metric's own unit (0.005 is half a point of accuracy or BLEU).
+        min_identical: smallest share of sentences that are translated token for token as by the reference
+            (translation only).
     """
 
     max_abs: float | None = None
@@ -206,6 +208,7 @@ class Limits:
     min_snr_db: float | None = None
     min_top1: float | None = None
     max_drop: float | None = None
+    min_identical: float | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,8 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value, with `format` first."""
         value = dataclasses.asdict(self)
+        if value["limits"]["min_identical"] is None:  # Readers of other tasks' bundles need not know it.
+            del value["limits"]["min_identical"]
         optional = ("sequence", "stream", "encoder", "beams", "translation", "labels", "threshold", "rate")
         for name in optional:
             if value[name] is None:

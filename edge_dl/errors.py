@@ -79,7 +79,7 @@ _EXTRAS = {
     "jinja2": "report", "matplotlib": "report", "tensorflow": "convert", "keras": "convert",
     "ai_edge_quantizer": "convert", "yaml": "convert", "sklearn": "train", "tensorboard": "train", "PIL": "train",
     "tf_keras": "tfmot", "tensorflow_model_optimization": "tfmot", "jax": "jax",
-    "tensorflow_hub": "hub", "sentencepiece": "train",
+    "tensorflow_hub": "hub", "sentencepiece": "train", "sacrebleu": "convert",
 }  # fmt: skip
 
 

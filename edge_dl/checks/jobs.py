@@ -15,12 +15,22 @@ from edge_dl.checks.latency import LatencyReport, compare_models, measure_model
 from edge_dl.checks.limits import limits_for
 from edge_dl.checks.metrics import Baselines
 from edge_dl.checks.parity import check_parity
+from edge_dl.checks.translation import (
+    REFERENCE,
+    ReferenceAnswers,
+    compare_translations,
+    plain_answers,
+    sample_rows,
+    translate_sentences,
+    translation_checks,
+)
 from edge_dl.checks.turns import Comparison, Settings
-from edge_dl.checks.verdicts import ParityReport
+from edge_dl.checks.verdicts import Check, ParityReport, Verdict, overall
 from edge_dl.errors import EdgeError, UsageError
-from edge_dl.files import load_npz, read_json
+from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, Task
 from edge_dl.runtime import open_session, predict_all
+from edge_dl.runtime.translation import Translator
 
 SUBSET_SEED = 0
 
@@ -29,14 +39,55 @@ def verify_variant(run: str, name: str, checks: ChecksConfig, runtime: str) -> P
     """Check one variant of a run folder on its test split; see `pipeline.run_verify`."""
     session = open_session(Path(run) / "variants" / name, runtime=runtime)
     report = check_parity(session, **variant_case(run, name, checks))
+    if _translates(Path(run), name):
+        report = _with_translations(report, Path(run), name, checks, runtime)
     # A language model's vocabulary is long and stands in the bundle already.
     return report if len(report.labels) <= 1000 else replace(report, labels=())
+
+
+def _translates(run: Path, name: str) -> bool:
+    """Whether a variant's own translations are checked: the Keras model's are there, and tables of its tokens."""
+    bundle = run / "variants" / name
+    return (run / "export" / REFERENCE).is_file() and read_bundle(bundle).manifest.translation is not None
+
+
+def _with_translations(report: ParityReport, run: Path, name: str, checks: ChecksConfig, runtime: str) -> ParityReport:
+    """The report with what became of the sentences of the test part, of which `checks.samples` are taken.
+
+    Writes checks/translations/<variant>.json and .npz.
+    """
+    limits = limits_for(report.quantization, checks, Task.TRANSLATION)
+    wanted = ReferenceAnswers.read(run / "export" / REFERENCE)
+    rows = _subset(len(wanted.sentences), checks.samples)
+    chosen = wanted.sentences if rows is None else [wanted.sentences[row] for row in rows]
+    sources = [item.source for item in chosen]
+    try:
+        translator = Translator(run / "variants" / name, runtime=runtime)
+        translated = translate_sentences(
+            translator.decoder, translator.tables, sources, length=translator.length, longest=wanted.longest,
+            draw=sample_rows(sources)[::-1],
+        )  # fmt: skip
+        found, metrics, counts = compare_translations(chosen, translated, max_drop=limits.max_drop)
+    except EdgeError as error:  # A model that gives NaN has failed already: what was found before stands.
+        own: tuple[Check, ...] = (Check("translation", Verdict.FAIL, str(error)),)
+    else:
+        own = translation_checks(found, metrics, limits)
+        report = replace(report, metrics=(*metrics, *report.metrics), translation=found)
+        folder = run / "checks" / "translations"
+        write_json(folder / f"{name}.json", plain_answers(translated))
+        save_npz(folder / f"{name}.npz", counts.arrays())
+    every = (*report.checks, *own)
+    verdict, message = overall(every)
+    return replace(report, checks=every, verdict=verdict, message=message, limits=limits)
 
 
 def variant_case(run: str | Path, name: str, checks: ChecksConfig) -> dict[str, Any]:
     """What `check_parity` takes for one variant of a run folder, but for who answers."""
     folder = Path(run)
     case = split_case(folder, folder / "variants" / name, "test", folder / "export" / "reference.npz", checks)
+    if _translates(folder, name):
+        # What is held is the loss of BLEU, not that of a metric of the next token after the right ones.
+        case["limits"] = replace(case["limits"], max_drop=None)
     return {**case, "variant": name}
 
 
@@ -86,7 +137,7 @@ def split_case(
         "targets": take(known),
         "task": _task(task),
         "labels": bundle.labels() or tuple(description.get("labels") or description.get("vocabulary") or ()),
-        "limits": limits_for(manifest.quantization, checks),
+        "limits": limits_for(manifest.quantization, checks, task),
         "quantization": manifest.quantization,
         "variant": manifest.variant,
         "weights": take({key: array for key, array in weights.items() if key in known}),
@@ -114,7 +165,7 @@ def bundle_case(
     manifest = bundle.manifest
     limits = manifest.limits
     if checks is not None or limits == Limits():
-        limits = limits_for(manifest.quantization, checks)
+        limits = limits_for(manifest.quantization, checks, manifest.task)
     wanted = [spec.name for spec in manifest.inputs]
     targets: dict[str, np.ndarray] = {}
     if files is None:

@@ -7,14 +7,17 @@ report, and the others go on.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from edge_dl.bundle import MANIFEST, read_bundle
+from edge_dl.checks.corpus_scores import require_sacrebleu
 from edge_dl.checks.inspection import inspect_model
 from edge_dl.checks.latency import LatencyReport
 from edge_dl.checks.selection import Candidate, Selection, select
+from edge_dl.checks.translation import REFERENCE
 from edge_dl.checks.turns import Comparison
 from edge_dl.checks.verdicts import ParityReport, Verdict, failed_report
 from edge_dl.checks.weights import guess_quantization
@@ -67,7 +70,7 @@ def run_verify(
         time_limit: seconds a variant may take.
 
     Raises:
-        UsageError: no variant, or no test data or reference answers.
+        UsageError: no variant, or no test data or reference answers, or a package for translations is missing.
     """
     run = Path(run)
     checks = checks or ChecksConfig()
@@ -75,6 +78,9 @@ def run_verify(
     for needed in (run / "data" / "test.npz", run / "export" / "reference.npz"):
         if not needed.is_file():
             raise UsageError("Parity needs the test split and the reference's answers.", received=f"no {needed}")
+    if (run / "export" / REFERENCE).is_file():
+        require_sacrebleu()  # Told once, before anything is done.
+    shutil.rmtree(run / "checks" / "translations", ignore_errors=True)  # A variant's are there if they are its own.
     reports: dict[str, ParityReport] = {}
     calls: dict[str, GuardedCall] = {}
     started: dict[str, float] = {}

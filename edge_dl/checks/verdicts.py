@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_dl.bundle import Limits
 from edge_dl.checks.plain import from_plain, to_plain
+from edge_dl.checks.translation_report import TranslationReport
 
 FORMAT = 1
 
@@ -184,6 +185,7 @@ class ParityReport:
         weight_bytes: bytes of weights in the file by element type.
         seconds: how long the check took.
         error: why the variant could not be checked (a crash, an error); "" when it could.
+        translation: what came of translations that the variant made by itself; None for other tasks.
     """
 
     variant: str
@@ -205,6 +207,7 @@ class ParityReport:
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
+    translation: TranslationReport | None = None
     format: int = FORMAT
 
     @property

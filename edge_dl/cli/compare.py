@@ -30,7 +30,7 @@ def compare(before: Path, after: Path, *, markdown: bool, everything: bool, json
     from edge_dl.report import changes, changes_text
 
     old, new = read_results(before), read_results(after)
-    found = changes.compare_results(old, new)
+    found = changes.compare_results(old, new, _pairs(before, after))
     failed = changes.regressions(found)
     if json:
         verdict = changes_text.headline(found)
@@ -51,6 +51,14 @@ def compare(before: Path, after: Path, *, markdown: bool, everything: bool, json
         print(changes_text.headline(found))
     if failed:
         raise typer.Exit(1)
+
+
+def _pairs(before: Path, after: Path) -> Any:
+    """Translations of both run folders held against each other; None without any, or for bare results.json."""
+    from edge_dl.checks.translation_pairs import compare_runs, read_translated
+
+    runs = [read_translated(path) if path.is_dir() else None for path in (before, after)]
+    return compare_runs(runs[0], runs[1]) if runs[0] is not None and runs[1] is not None else None
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -269,6 +269,9 @@ def debug(
 @guarded
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    beside: Annotated[
+        Path | None, typer.Option("--beside", help="Another run that translates: BLEU by length of both in one chart.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write report.html, report.md, junit.xml and results.json from what a run folder holds."""
@@ -276,7 +279,7 @@ def report(
     from edge_dl.runfolder import RunFolder
 
     with RunFolder.open(run) as folder:
-        workflow.finish(folder, ConsoleProgress(), json=json)
+        workflow.finish(folder, ConsoleProgress(), beside=beside, json=json)
 
 
 @app.command()

@@ -220,7 +220,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
             threshold=_threshold(folder),
             rate=dataset.get("rate") or None,
             tables=tables if tables.is_file() else None,
-            limits={item.value: limits_for(item, recipe.checks) for item in Quantization},
+            limits={item.value: limits_for(item, recipe.checks, recipe.task) for item in Quantization},
             qat=folder.path / "compress" / "qat" if Method.QAT in recipe.compression.methods else None,
             force=force,
             progress=progress,
@@ -288,12 +288,12 @@ def run_targets(folder: RunFolder, asked: Asked, progress: Progress, *, force: b
         bench_on(folder.path, waiting, time_limit=asked.time_limit, progress=progress)
 
 
-def run_report(folder: RunFolder, progress: Progress) -> Any:
+def run_report(folder: RunFolder, progress: Progress, beside: Path | None = None) -> Any:
     """Write results.json, report.html, report.md and junit.xml from what is there; returns their paths."""
     from edge_dl.report import write_report
 
     with progress.step("report"):
-        return write_report(folder.path)
+        return write_report(folder.path, beside)
 
 
 def _stage(
@@ -358,6 +358,7 @@ def _export_inputs(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
         "beams": conversion.beams,
         "calibration_samples": conversion.calibration_samples,
         "own": own_model(folder),
+        **({"sentences": sentences} if (sentences := _dataset(folder).get("sentences")) else {}),
     }
 
 

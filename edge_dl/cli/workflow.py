@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from edge_dl.checks.corpus_scores import require_sacrebleu
 from edge_dl.cli import stages
 from edge_dl.cli.budget import with_budget
 from edge_dl.cli.console import ConsoleProgress, print_json, print_table
@@ -193,6 +194,8 @@ def up_to(folder: RunFolder, last: str) -> tuple[str, ...]:
 def do(folder: RunFolder, names: Iterable[str], progress: Progress, *, force: bool = False) -> None:
     """Run stages in order; those that finished with the same inputs are left alone unless `force`."""
     names = tuple(names)
+    if "verify" in names and stages.recipe_of(folder).task is Task.TRANSLATION:
+        require_sacrebleu()  # Before the training that comes before.
     if "compress" in names:
         stages.check_compression(folder, required=names[-1] == "compress")
     for name in names:
@@ -239,17 +242,18 @@ def _show_mixes(variants: list[dict[str, Any]]) -> None:
         print_table(list(HEADS), rows, title=f"{mix['name']}: what the accuracy budget took")
 
 
-def finish(folder: RunFolder, progress: Progress, *, json: bool) -> None:
+def finish(folder: RunFolder, progress: Progress, *, beside: Path | None = None, json: bool) -> None:
     """Write the report, print the table of variants, and exit with the run's verdict."""
     from edge_dl.cli import targets
     from edge_dl.report.target_results import silent
 
-    paths = stages.run_report(folder, progress)
+    paths = stages.run_report(folder, progress, beside)
     results = read_json(paths.results)
     if json:
         print_json(results)
     else:
         _show_variants(results)
+        _show_translations(results)
         _show_mixes(results["variants"])
         targets.show(results)
         _show_compression(results)
@@ -272,12 +276,36 @@ def _show_variants(results: Mapping[str, Any]) -> None:
                 variant["verdict"],
                 numbers.size(variant["bytes"]),
                 numbers.size(variant["gzip_bytes"]),
-                f"{metric['name']} {metric['value']:.4f}" if metric.get("value") is not None else "",
+                _metric_text(metric),
                 "" if latency is None else numbers.duration(latency / 1e3),
                 variant["conversion"]["message"],
             ]
         )
     print_table(["variant", "parity", "size", "gzip", "on the test split", "p50", "why not made"], rows)
+
+
+def _metric_text(metric: Mapping[str, Any]) -> str:
+    from edge_dl.report import numbers
+    from edge_dl.report.words import metric_name
+
+    if metric.get("value") is None:
+        return ""
+    if metric.get("unit") == "score":
+        return f"{metric_name(metric['name'])} {numbers.metric(metric['value'], 'score')}"
+    return f"{metric['name']} {metric['value']:.4f}"
+
+
+def _show_translations(results: Mapping[str, Any]) -> None:
+    """BLEU and what goes with it, and what another run beside this one reaches."""
+    from edge_dl.report.beside import beside_section
+    from edge_dl.report.translations import HEADS, cell_texts, translation_rows
+
+    if rows := translation_rows(results):
+        print()
+        print_table(list(HEADS), [cell_texts(row["cells"]) for row in rows], title="Translations")
+    if beside := beside_section(results):
+        print()
+        print_table(list(beside["heads"]), [cell_texts(row) for row in beside["rows"]], title=beside["note"])
 
 
 def _show_compression(results: Mapping[str, Any]) -> None:

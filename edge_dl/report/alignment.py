@@ -84,6 +84,16 @@ def draw(pictures: Sequence[Alignment]) -> str:
     )
 
 
+def inline(picture: Alignment) -> str:
+    """SVG for a page that styles it (`.attention` in report.css): without colours and fonts of its own."""
+    body, wide, high = _draw(picture)
+    title = html.escape(plain_label(picture.title or "What each piece looked at in the source", 200))
+    return (
+        f'<svg class="attention" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" '
+        f'height="{high:g}" role="img"><title>{title}</title>{body}</svg>'
+    )
+
+
 def page(pictures: Sequence[Alignment]) -> str:
     """An HTML page of its own with the pictures."""
     return (

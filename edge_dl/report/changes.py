@@ -18,13 +18,14 @@ from typing import Any
 
 from edge_dl.checks.plain import to_plain
 from edge_dl.checks.statistics import Interval, normal_quantile, student_quantile, wilson_interval
+from edge_dl.checks.translation_pairs import Difference
 from edge_dl.checks.turns import Speed, judge
 from edge_dl.report import numbers
 from edge_dl.report.latency_spread import LatencySpread, spread_of
 from edge_dl.report.numbers import as_number
 from edge_dl.report.target_results import NOT_RUN
 from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, mapping, mappings
-from edge_dl.report.words import metric_change
+from edge_dl.report.words import metric_change, metric_name
 
 CONFIDENCE = 0.95
 SIZE_MARGIN = 0.01
@@ -34,6 +35,9 @@ LATENCY_MARGIN = 0.10
 SNR_MARGIN_DB = 3.0
 """Difference of two signal-to-noise ratios that counts as none: less than twice the error's power."""
 _SAME = 1e-6
+
+Pairs = Mapping[str, Mapping[str, Difference]]
+"""By variant ("": the Keras model) and score, what the later run loses on the same sentences."""
 
 
 class Direction(str, Enum):
@@ -73,19 +77,22 @@ class Change:
         return to_plain(self)
 
 
-def compare_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+def compare_results(before: Mapping[str, Any], after: Mapping[str, Any], pairs: Pairs | None = None) -> list[Change]:
     """What changed from `before` to `after`, the run as a whole first, then by variant.
 
     Args:
         before, after: results.json values (`report.results.collect`), or what is left of damaged ones: a field that is
             missing is compared with nothing.
+        pairs: translations of the same sentences, held against each other (`translation_pairs.compare_runs`); None or
+            a variant that is not in it: intervals of a score come from those of its two sides.
     """
+    pairs = pairs or {}
     old = {str(item.get("name")): item for item in mappings(before.get("variants"))}
     new = {str(item.get("name")): item for item in mappings(after.get("variants"))}
-    changes = list(_run_changes(before, after))
+    changes = list(_run_changes(before, after, pairs.get("", {})))
     for name in [*new, *(name for name in old if name not in new)]:
         if name in old and name in new:
-            changes += _variant_changes(name, old[name], new[name], before, after)
+            changes += _variant_changes(name, old[name], new[name], before, after, pairs.get(name, {}))
         else:
             changes += _added_or_gone(name, old.get(name), new.get(name))
     return changes
@@ -107,7 +114,9 @@ def difference_interval(left: float, left_range: Interval, right: float, right_r
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
-def _run_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _run_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], pairs: Mapping[str, Difference]
+) -> Iterator[Change]:
     yield from _verdict_change("", mapping(before.get("verdict")).get("status"),
                                mapping(after.get("verdict")).get("status"))  # fmt: skip
     chosen = str(before.get("chosen") or ""), str(after.get("chosen") or "")
@@ -118,7 +127,7 @@ def _run_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         if name not in targets[0] or name not in targets[1]:
             old, new = (_target_text(side.get(name)) for side in targets)
             yield Change("", "target", Direction.CHANGED, old, new, detail=name)
-    yield from _metric_change("", _keras_metric(before), _keras_metric(after), _same_data(before, after))
+    yield from _metric_change("", _keras_metric(before), _keras_metric(after), _same_data(before, after), pairs)
 
 
 def _target_text(target: Mapping[str, Any] | None) -> str:
@@ -133,7 +142,7 @@ def _keras_metric(results: Mapping[str, Any]) -> dict[str, Any]:
         metric = mapping(variant.get("metric"))
         if as_number(metric.get("reference")) is not None:
             kept = {key: metric.get(key) for key in ("name", "unit", "higher_is_better", "relative", "samples")}
-            return {**kept, "value": metric["reference"]}
+            return {**kept, "value": metric["reference"], "own": _own_interval(variant, metric, "reference")}
     return {}
 
 
@@ -162,7 +171,12 @@ def _added_or_gone(name: str, old: Mapping[str, Any] | None, new: Mapping[str, A
 
 
 def _variant_changes(
-    name: str, old: Mapping[str, Any], new: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
+    name: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    pairs: Mapping[str, Difference],
 ) -> Iterator[Change]:
     verdicts = old.get("verdict"), new.get("verdict")
     if NOT_MADE in verdicts:
@@ -175,9 +189,11 @@ def _variant_changes(
         return
     yield from _verdict_change(name, *verdicts)
     yield from _check_changes(name, old, new)
-    yield from _metric_change(
-        name, mapping(old.get("metric")), mapping(new.get("metric")), _same_data(before, after)
-    )  # fmt: skip
+    left, right = (
+        {**mapping(side.get("metric")), "own": _own_interval(side, mapping(side.get("metric")), "variant")}
+        for side in (old, new)
+    )
+    yield from _metric_change(name, left, right, _same_data(before, after), pairs)
     yield from _parity_change(name, old, new)
     yield from _size_change(name, old, new)
     yield from _latency_change(name, spread_of(name, before), spread_of(name, after))
@@ -201,24 +217,30 @@ def _check_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         )
 
 
-def _metric_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any], same_data: bool) -> Iterator[Change]:
+def _metric_change(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], same_data: bool, pairs: Mapping[str, Difference]
+) -> Iterator[Change]:
     values = as_number(old.get("value")), as_number(new.get("value"))
     if values[0] is None or values[1] is None or old.get("name") != new.get("name"):
         return
-    unit, detail = str(new.get("unit") or ""), str(new.get("name") or "metric").replace("_", " ")
+    unit, detail = str(new.get("unit") or ""), metric_name(new.get("name"))
     texts = numbers.metric(values[0], unit), numbers.metric(values[1], unit)
-    if not same_data:
+    paired = pairs.get(str(new.get("name")))
+    if not same_data and paired is None:
         note = "other test data: not comparable"
         yield Change(name, "metric", Direction.NO_DIFFERENCE, *texts, note, detail=detail)
         return
-    loss, interval = _loss(old, new, values[0], values[1])
+    if paired is not None:
+        loss, interval = paired.loss, paired.interval
+    else:
+        loss, interval = _loss(old, new, values[0], values[1])
     direction = Direction.NO_DIFFERENCE
     if interval.low > 0:
         direction = Direction.WORSE
     elif interval.high < 0:
         direction = Direction.BETTER
     shown = {**new, "drop": loss, "low": interval.low, "high": interval.high, "confidence": interval.confidence}
-    note = metric_change(shown, interval=True)
+    note = metric_change(shown, interval=True) + ("" if paired is None else ", same sentences drawn for both")
     yield Change(name, "metric", direction, *texts, note, direction is Direction.WORSE, detail)
 
 
@@ -249,7 +271,18 @@ def _loss(old: Mapping[str, Any], new: Mapping[str, Any], left: float, right: fl
     return (right - left) / scale, Interval(interval.low / scale, interval.high / scale, interval.confidence)
 
 
+def _own_interval(side: Mapping[str, Any], metric: Mapping[str, Any], which: str) -> list[float] | None:
+    """A score's interval by bootstrap, where the run has one for it alone."""
+    for score in mappings(mapping(side.get("translation")).get("scores")):
+        ends = [as_number(score.get(f"{which}_{end}")) for end in ("low", "high")]
+        if score.get("name") == metric.get("name") and ends[0] is not None and ends[1] is not None:
+            return [ends[0], ends[1]]
+    return None
+
+
 def _value_interval(metric: Mapping[str, Any], value: float) -> Interval:
+    if own := metric.get("own"):
+        return Interval(own[0], own[1], CONFIDENCE)
     samples = as_number(metric.get("samples")) or 0.0
     if metric.get("unit") == "share":
         return wilson_interval(value * samples, samples, CONFIDENCE)

@@ -17,6 +17,7 @@ from edge_dl.report.variant_results import PASS, latency_seconds
 MARKERS = {
     "float32": "o", "float16": "s", "dynamic": "D", "int8": "^", "int16x8": "v", "int4": "P", "mixed": "*", "qat": "X",
 }  # fmt: skip
+POINTS = ("share", "score")  # Units of numbers from 0 to 1 that are shown in hundredths.
 STYLES = ("-", "--", ":", "-.")
 _OUTSIDE = "validation_"
 _NOT_DRAWN = ("epoch", "seconds", "input_seconds", "learning_rate")
@@ -104,14 +105,14 @@ def trade_off(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Ch
 
     Args:
         variants: `variants` of results.json; those without latency or metric are left out.
-        unit: the metric's unit; "share" is drawn as per cent.
+        unit: the metric's unit; "share" is drawn as per cent, "score" in points.
         word: the metric's name.
     """
     points = []
     for variant in variants:
         x, y = latency_seconds(variant), as_number(variant["metric"].get("value"))
         if x and y is not None and variant.get("bytes"):
-            points.append((variant, x * 1e6, y * 100 if unit == "share" else y))
+            points.append((variant, x * 1e6, y * 100 if unit in POINTS else y))
     if not points:
         return None
     largest = max(variant["bytes"] for variant, _, _ in points)
@@ -137,7 +138,9 @@ def trade_off(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Ch
         axes.margins(0.16, 0.18)
         _name_points(axes, points)
         axes.set_xlabel("latency p50, µs" + (" (logarithmic)" if logarithmic else ""))
-        axes.set_ylabel(plain_label(word) + (", %" if unit == "share" else f", {unit}" if unit else ""))
+        axes.set_ylabel(
+            plain_label(word) + (", %" if unit == "share" else f", {unit}" if unit and unit != "score" else "")
+        )
         _trade_off_legend(axes, points, lowerings)
         text = "; ".join(
             f"{variant['name']}: {numbers.duration(x / 1e6)}, {numbers.metric(variant['metric']['value'], unit)}, "
@@ -198,7 +201,7 @@ def losses(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart
     rows = [variant for variant in variants if as_number(variant["metric"].get("drop")) is not None]
     if not rows:
         return None
-    percent = unit == "share" or bool(rows[0]["metric"].get("relative"))
+    percent = unit in POINTS or bool(rows[0]["metric"].get("relative"))
     factor = 100.0 if percent else 1.0
     limits = {value for variant in rows if (value := as_number(variant["metric"].get("max_drop"))) is not None}
     with figure(height=1.5 + 0.27 * len(rows)) as drawing:
@@ -223,12 +226,48 @@ def losses(variants: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(7))
-        words = "points" if unit == "share" else "% of the reference's" if percent else unit
+        words = "points" if unit in POINTS else "% of the reference's" if percent else unit
         axes.set_xlabel(f"loss, {words}" if words else "loss")
         if len(limits) == 1:
             drawing.legend(loc="outside upper right")
         title = f"Loss of {plain_label(word)} against the Keras model, with intervals"
         return to_chart(drawing, "losses", title, "; ".join(texts) + ".")
+
+
+def bleu_by_length(lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Chart | None:
+    """BLEU over the words of the source, with intervals; a line a system (`beside.length_lines`)."""
+    places = {point["words"]: point["shortest"] for _, points in lines for point in points}
+    groups = sorted(places, key=lambda group: places[group])
+    if not groups:
+        return None
+    counts = {point["words"]: point["sentences"] for _, points in reversed(lines) for point in points}
+    with figure(height=3.8) as drawing:
+        axes = drawing.add_subplot()
+        texts = []
+        for number, (name, points) in enumerate(lines):
+            # Side by side, so that intervals do not hide each other.
+            shift = (number - (len(lines) - 1) / 2) * 0.12
+            x = [groups.index(point["words"]) + shift for point in points]
+            y = [_or_nan(point["value"]) * 100 for point in points]
+            style, colour = STYLES[number % len(STYLES)], SERIES[number % len(SERIES)]
+            axes.plot(x, y, style, color=colour, marker="o", markersize=5, label=plain_label(name, 60))
+            for place, point in zip(x, points, strict=True):
+                ends = [_or_nan(point[key]) * 100 for key in ("low", "high")]
+                axes.plot([place, place], ends, color=colour, linewidth=1.4, alpha=0.7)
+            told = ", ".join(
+                f"{point['words']} words {numbers.metric(point['value'], 'score')} "
+                f"({numbers.metric(point['low'], 'score')} to {numbers.metric(point['high'], 'score')})"
+                for point in points
+            )
+            texts.append(f"{name}: {told}")
+        axes.set_xticks(range(len(groups)), [f"{group}\n({numbers.count(counts[group])})" for group in groups])
+        axes.set_xlabel("words of the source (sentences)")
+        axes.set_ylabel("BLEU")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.12)
+        axes.grid(False, axis="x")
+        drawing.legend(loc="outside lower center", ncols=1 if len(lines) > 2 else 2)
+        return to_chart(drawing, "bleu-by-length", "BLEU by length of the sentence", "; ".join(texts) + ".")
 
 
 def _loss(value: Any, percent: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from edge_dl.report import numbers
 from edge_dl.report.numbers import as_number
 from edge_dl.report.variant_results import FAIL, latency_seconds, mappings
-from edge_dl.report.words import metric_change, speed, speed_interval
+from edge_dl.report.words import metric_change, metric_name, speed, speed_interval
 
 _OUTPUT_KEYS = ("name", "max_abs", "mean_abs", "rmse", "cosine", "snr_db", "top1")
 _OPERATOR_KEYS = ("name", "version", "count", "in_loops", "custom", "runtime")
@@ -99,7 +99,7 @@ def _metric_pairs(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]
         unit = str(metric.get("unit") or "")
         text = f"{numbers.metric(metric.get('value'), unit)}, Keras {numbers.metric(metric.get('reference'), unit)}"
         change = metric_change(metric, interval=True)
-        pairs.append((str(metric.get("name") or "metric").replace("_", " "), text + (f" ({change})" if change else "")))
+        pairs.append((metric_name(metric.get("name")), text + (f" ({change})" if change else "")))
     return pairs
 
 

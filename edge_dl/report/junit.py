@@ -13,7 +13,8 @@ from typing import Any
 from edge_dl.report.compression import COMPRESSION, compression_failures
 from edge_dl.report.numbers import as_number
 from edge_dl.report.target_results import NOT_RUN, no_answer
-from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE
+from edge_dl.report.translations import identical_share
+from edge_dl.report.variant_results import FAIL, NOT_ENOUGH, NOT_MADE, mappings
 
 # Characters that XML 1.0 allows; everything else cannot be written even as a reference.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -26,6 +27,7 @@ def to_junit(results: Mapping[str, Any]) -> bytes:
     totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for variant in results["variants"]:
         suite = ElementTree.SubElement(root, "testsuite", name=_text(variant["name"]))
+        _translation_properties(suite, variant)
         _conversion_case(suite, variant, results["name"])
         for check in variant["checks"]:
             _check_case(suite, variant, check, results["name"])
@@ -45,6 +47,20 @@ def to_junit(results: Mapping[str, Any]) -> bytes:
     root.attrib.update({key: str(count) for key, count in totals.items()})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+
+
+def _translation_properties(suite: ElementTree.Element, variant: Mapping[str, Any]) -> None:
+    """Scores of a variant that translates, in points, and its share of sentences that are the Keras model's."""
+    told = variant.get("translation")
+    if not told:
+        return
+    values = {str(score.get("name")): score.get("variant") for score in mappings(told.get("scores"))}
+    values["identical"] = identical_share(told)
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in values.items():
+        number = as_number(value)
+        if number is not None:
+            ElementTree.SubElement(properties, "property", name=_text(name), value=f"{100 * number:.2f}")
 
 
 def _conversion_case(suite: ElementTree.Element, variant: Mapping[str, Any], name: str) -> None:

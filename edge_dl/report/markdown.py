@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_dl.report import numbers
+from edge_dl.report.beside import beside_section
 from edge_dl.report.compression import compression_section
 from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.target_view import integer_text, target_line, target_sections
+from edge_dl.report.translations import HEADS as TRANSLATION_HEADS
+from edge_dl.report.translations import cell_texts, translation_note, translation_rows
 from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, latency_seconds
 from edge_dl.report.words import (
     VERDICTS,
@@ -18,6 +21,7 @@ from edge_dl.report.words import (
     forecast_baselines,
     headline,
     metric_change,
+    metric_name,
     shown_failures,
     speed,
 )
@@ -40,6 +44,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         lines += ["", *_variants(results)]
     if results["targets"]:
         lines += ["", *_targets(results)]
+    lines += _translations(results)
     for mix in mix_sections(results["variants"]):
         lines += ["", f"### What the accuracy budget took: {escape(mix['name'])}", "", _row(HEADS)]
         lines.append("|" + "---|" * len(HEADS))
@@ -106,7 +111,7 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
     timed = any(latency_seconds(variant) is not None for variant in variants)
     heads = ["variant", "verdict", "size", "smaller", "gzip"]
     if metric:
-        heads += [str(metric["name"]).replace("_", " "), "change"]
+        heads += [metric_name(metric["name"]), "change"]
     if timed:
         heads += ["latency p50", f"against {results['baseline']}" if results["baseline"] else "comparison"]
     numeric = {"size", "smaller", "gzip", "latency p50", "change", heads[5] if metric else ""}
@@ -136,6 +141,32 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
         held = "passed parity" if chosen["verdict"] == PASS else "did not fail; its metric needs more test samples"
         lines += ["", f"★ the fastest that {held}."]
     lines += [part for sentence in forecast_baselines(results) for part in ("", escape(sentence))]
+    return lines
+
+
+def _translations(results: Mapping[str, Any]) -> list[str]:
+    """BLEU and what goes with it, a line a variant; and by length where another run stands beside."""
+    rows = translation_rows(results)
+    if not rows:
+        return []
+    lines = [
+        "",
+        "### Translations",
+        "",
+        escape(translation_note(results)),
+        "",
+        _row([escape(head) for head in TRANSLATION_HEADS]),
+    ]
+    lines.append("|---|" + "--:|" * (len(TRANSLATION_HEADS) - 1))
+    for row in rows:
+        texts = cell_texts(row["cells"])
+        lines.append(_row([escape(texts[0]) + (" ★" if row["chosen"] else ""), *(escape(text) for text in texts[1:])]))
+    if beside := beside_section(results):
+        lines += ["", escape(beside["note"])]
+        if beside["rows"]:
+            lines += ["", _row([escape(head) for head in beside["heads"]])]
+            lines.append("|---|" + "--:|" * (len(beside["heads"]) - 1))
+            lines += [_row([escape(text) for text in cell_texts(row)]) for row in beside["rows"]]
     return lines
 
 

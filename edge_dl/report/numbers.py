@@ -137,19 +137,22 @@ def decibels(value: Any) -> str:
 
 
 def metric(value: Any, unit: str = "") -> str:
-    """A task metric: a percentage where its unit is "share", a plain number with the unit otherwise."""
+    """A task metric: a percentage of a "share", 41.20 for a "score" of 0.412, else a plain number with its unit."""
     if unit == "share":
         return percent(value, 2)
+    if unit == "score":
+        number = as_number(value)
+        return UNKNOWN if number is None else _signless(number * 100, 2)
     text = plain(value)
     return f"{text}{SPACE}{unit}" if unit and text != UNKNOWN else text
 
 
 def metric_change(value: Any, unit: str = "") -> str:
-    """A difference of two task metrics, signed; of two shares in points (hundredths)."""
+    """A difference of two task metrics, signed; of two shares or scores in points (hundredths)."""
     number = as_number(value)
     if number is None:
         return UNKNOWN
-    if unit == "share":
+    if unit in ("share", "score"):
         text = _signless(number * 100, 2)
         return f"{signed(text, number) if float(f'{number * 100:.2f}') else '±0.00'}{SPACE}points"
     return signed(metric(number, unit), number) if number else "±0"

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_dl.report import charts, numbers
+from edge_dl.report.beside import length_lines
 from edge_dl.report.samples import Samples
 from edge_dl.report.svg import missing
+from edge_dl.report.translations import shown_variant
 from edge_dl.report.view import VERDICTS, View
 
 _FOLDER = Path(__file__).parent
@@ -70,13 +72,14 @@ def to_html(results: Mapping[str, Any], run: str | Path | None = None) -> str:
 
 
 def _charts(results: Mapping[str, Any], view: View) -> dict[str, Any]:
-    metric = view.metric
+    metric, shown = view.metric, shown_variant(results)
     drawn = [
         charts.trade_off(results["variants"], metric["unit"], metric["name"]),
         charts.losses(results["variants"], metric["unit"], metric["name"]),
     ]
     return {
         "variants": [chart for chart in drawn if chart],
+        "lengths": charts.bleu_by_length(length_lines(results, shown)) if shown else None,
         "training": charts.training_curves(results["training"]) if results["training"] else [],
         "gradients": charts.gradient_flow(results["gradient_flow"]) if results["gradient_flow"] else None,
     }

@@ -128,6 +128,7 @@ def collect(run: str | Path) -> dict[str, Any]:
         "git": str(record.get("git") or ""),
         "machine": mapping(record.get("machine")),
         "stages": mapping(record.get("stages")),
+        "beside": None,
         "notes": files.notes,
     }
 

@@ -137,6 +137,41 @@ MANIFEST = {
     "made_by": {"*": str},
     "min_runtime_version": str,
 }
+_SCORE = {
+    "name": str,
+    "reference": float,
+    "reference_low": float,
+    "reference_high": float,
+    "variant": float,
+    "variant_low": float,
+    "variant_high": float,
+    "signature": str,
+}
+_SENTENCE = {
+    "row": float,
+    "source": str,
+    "references": [str],
+    "reference": str,
+    "variant": str,
+    "position": float,
+    "edits": float,
+}
+TRANSLATION = {
+    "sentences": float,
+    "references": float,
+    "shortened": float,
+    "unended_reference": float,
+    "unended_variant": float,
+    "identical": float,
+    "positions": ANY_NUMBERS,
+    "scores": [_SCORE],
+    "confidence": float,
+    "lengths": [{"shortest": float, "longest": float, "sentences": float, "score": _SCORE}],
+    "worst": [_SENTENCE],
+    "samples": [_SENTENCE],
+    "alignments": [{"source": [str], "target": [str], "weights": [[float]]}],
+    "seconds": float,
+}
 PARITY = {
     "verdict": str,
     "message": str,
@@ -191,6 +226,7 @@ PARITY = {
     "limits": ANY_NUMBERS,
     "baselines": {"*": ANY_NUMBERS},
     "weight_bytes": ANY_NUMBERS,
+    "translation": TRANSLATION,
     "error": str,
 }
 TOLD = {

@@ -82,6 +82,7 @@ def variant_results(
         ],
         "metrics": [_metric(metric) for metric in mappings(parity.get("metrics"))],
         "metric": _headline_metric(mappings(parity.get("metrics"))),
+        "translation": mapping(parity.get("translation")) or None,
         "latency": bench,
         "comparison": _comparison(name, comparisons) if made else {},
         "inspection": inspection,

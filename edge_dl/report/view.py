@@ -11,12 +11,14 @@ from typing import Any
 
 from edge_dl.report import numbers
 from edge_dl.report.answers import answer_section
+from edge_dl.report.beside import beside_section
 from edge_dl.report.compression import compression_section
 from edge_dl.report.details import variant_details
 from edge_dl.report.mixes import HEADS, mix_sections
 from edge_dl.report.numbers import UNKNOWN, as_number
 from edge_dl.report.samples import Samples
 from edge_dl.report.target_view import target_columns, target_sections
+from edge_dl.report.translations import translation_section
 from edge_dl.report.variant_results import (
     FAIL,
     NOT_CHECKED,
@@ -33,6 +35,7 @@ from edge_dl.report.words import (
     forecast_baselines,
     headline,
     metric_change,
+    metric_name,
     plural,
     shown_failures,
     speed,
@@ -55,7 +58,7 @@ class View:
         metrics = [variant["metric"] for variant in variants if variant["metric"].get("name")]
         first = metrics[0] if metrics else {}
         self.metric = {
-            "name": str(first.get("name") or "metric").replace("_", " "),
+            "name": metric_name(first.get("name")),
             "unit": str(first.get("unit") or ""),
         }
         self.has_metric = bool(metrics)
@@ -78,6 +81,8 @@ class View:
         self.variants_note = _variants_note(results)
         self.mixes, self.mix_heads = mix_sections(variants), HEADS
         self.compression = compression_section(results)
+        self.translations = translation_section(results)
+        self.beside = beside_section(results)
         self.selection = _selection(results)
         asked = mapping(mapping(results["recipe"]).get("conversion")).get("lowerings") or []
         self.selection_title = "What auto tried" if "auto" in asked else "Which variant is fastest"
@@ -88,7 +93,8 @@ class View:
         self.answers = [
             section
             for place, answers in enumerate(_interesting(results))
-            if (section := answer_section(answers, samples, matrix=place == 0))
+            # Sentences say more than single tokens after the right ones.
+            if not self.translations and (section := answer_section(answers, samples, matrix=place == 0))
         ]
         self.training_note = _training_note(results)
         self.details = [
@@ -111,6 +117,7 @@ class View:
             "Verdict": True,
             "Variants": bool(results["variants"]),
             "Targets": bool(self.targets),
+            "Translations": bool(self.translations),
             "Budget": bool(self.mixes),
             "Auto": bool(self.selection),
             "Unmade": bool(self.unmade),
@@ -242,8 +249,12 @@ def _variants_note(results: Mapping[str, Any]) -> str:
     )
     reference = as_number(metric.get("reference"))
     if reference is not None:
-        text = numbers.metric(reference, str(metric.get("unit") or ""))
-        parts.append(f"The Keras model in float32 reaches {text} on {plural(metric.get('samples') or 0, 'sample')}.")
+        unit = str(metric.get("unit") or "")
+        text, counted = numbers.metric(reference, unit), "sentence" if unit == "score" else "sample"
+        name = f"{metric_name(metric['name'])} " if unit == "score" else ""
+        parts.append(
+            f"The Keras model in float32 reaches {name}{text} on {plural(metric.get('samples') or 0, counted)}."
+        )
     if results["baseline"]:
         parts.append(f"Sizes and latencies are held against {results['baseline']}.")
     latency: dict[str, Any] = next(

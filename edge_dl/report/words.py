@@ -27,6 +27,15 @@ CONVERSIONS = {
 }
 
 
+_NAMES = {"bleu": "BLEU", "chrf": "chrF"}
+
+
+def metric_name(name: Any) -> str:
+    """A task metric's name for a reader: `word error rate`, `BLEU`."""
+    text = str(name or "metric")
+    return _NAMES.get(text, text.replace("_", " "))
+
+
 def plural(count: Any, word: str) -> str:
     """`1 check`, `3 checks`."""
     number = as_number(count) or 0

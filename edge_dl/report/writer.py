@@ -25,13 +25,18 @@ class ReportPaths:
     junit: Path
 
 
-def write_report(run: str | Path) -> ReportPaths:
+def write_report(run: str | Path, beside: str | Path | None = None) -> ReportPaths:
     """Write results.json, report.md, junit.xml and report.html into the run folder, each one atomically.
 
     What needs no extra package is written first, so that a missing Jinja2 or Matplotlib costs only the page.
 
+    Args:
+        run: the run folder.
+        beside: another run folder, whose translations are drawn beside this one's; None: none.
+
     Raises:
-        UsageError: `run` is no folder, or Jinja2 or Matplotlib is not installed (the message names the extra).
+        UsageError: `run` or `beside` is no folder, one of two does not translate, or Jinja2 or Matplotlib is not
+            installed (the message names the extra).
     """
     run = Path(run)
     if not run.is_dir():
@@ -41,6 +46,10 @@ def write_report(run: str | Path) -> ReportPaths:
 
     paths = ReportPaths(run / RESULTS, run / HTML, run / MARKDOWN, run / JUNIT)
     results = collect(run)
+    if beside is not None:
+        from edge_dl.report.beside import beside_results
+
+        results["beside"] = beside_results(run, results, Path(beside), collect(beside))
     write_json(paths.results, results)
     write_atomic(paths.markdown, to_markdown(results))
     write_atomic(paths.junit, to_junit(results))

@@ -149,7 +149,7 @@ class Translator:
         stripped = text.strip()
         parts = split_sentences(text) if split else [(stripped, "")] if stripped else []
         # Checked before the first is translated: nobody should wait for an error.
-        sources = [self._source(sentence) for sentence, _ in parts]
+        sources = [self._short_enough(Source.of(sentence, self.tables)) for sentence, _ in parts]
         found = [Translation("", 0.0, (), (), None)]
         space = ""
         for source, (_, after) in zip(sources, parts, strict=True):
@@ -160,68 +160,26 @@ class Translator:
             space = after
         return found
 
-    def _source(self, sentence: str) -> _Source:
-        segments = self.tables.source.segment(sentence)
-        source = _Source(
-            sentence,
-            tuple(number for number, _ in segments),
-            tuple(surface for _, surface in segments),
-            any(number != UNKNOWN and self.tables.source.pieces[number] != SPACE for number, _ in segments),
-        )
-        if self.length and len(segments) >= self.length:
-            shown = printable(sentence if len(sentence) <= 60 else sentence[:57] + "...")
+    def _short_enough(self, source: Source) -> Source:
+        if self.length and len(source.tokens) >= self.length:
+            shown = printable(source.text if len(source.text) <= 60 else source.text[:57] + "...")
             raise UsageError(
                 f"A sentence must have at most {self.length - 1} tokens for this model.",
-                received=f"{len(segments)} tokens: {shown!r}",
+                received=f"{len(source.tokens)} tokens: {shown!r}",
                 todo="Make it shorter, or part it with a full stop.",
             )
         return source
 
-    def _translate(self, source: _Source, settings: Search) -> list[Translation]:
-        shown = self._shown(source)
+    def _translate(self, source: Source, settings: Search) -> list[Translation]:
         if not source.known:
-            if not source.tokens:
-                return [Translation("", 0.0, (), (), None)]
-            note = f"The model knows nothing of {source.text!r}: it is copied as it is."
-            return [Translation(source.text, 0.0, shown, shown, None, notes=(note,))]
-        tokens = np.full(self.length or len(source.tokens) + 1, PADDING, np.int32)
-        tokens[: len(source.tokens)] = source.tokens
-        tokens[len(source.tokens)] = END
-        return [self._spelled(one, source, shown) for one in search(self.decoder, tokens, settings)]
-
-    def _shown(self, source: _Source) -> tuple[str, ...]:
-        """The source's pieces for a reader: those of the table, and of unknown ones what stands in the text."""
-        pieces = self.tables.source.pieces
-        return tuple(
-            surface.replace(" ", SPACE) if number == UNKNOWN else pieces[number]
-            for number, surface in zip(source.tokens, source.surfaces, strict=True)
-        )
-
-    def _spelled(self, found: Hypothesis, source: _Source, shown: tuple[str, ...]) -> Translation:
-        """A hypothesis as text."""
-        alignment = None if found.attention is None else found.attention[:, : len(shown) + 1]
-        copies: dict[int, str] = {}
-        if alignment is not None:
-            # The end is looked at too, but there is nothing to copy.
-            looked = alignment[:, : len(shown)].argmax(1)
-            copies = {
-                place: source.surfaces[looked[place]]
-                for place, token in enumerate(found.tokens)
-                if token == UNKNOWN
-            }  # fmt: skip
-        target = self.tables.target
-        pieces = tuple(
-            copies[place].replace(" ", SPACE) if place in copies else target.pieces[token]
-            for place, token in enumerate(found.tokens)
-        )
-        notes = () if found.finished else (f"Cut off after {len(found.tokens)} tokens: the model did not end it.",)
-        text = target.decode(found.tokens, copies).strip()
-        return Translation(text, found.score, pieces, (*shown, SPECIAL[END]), alignment, found.finished, notes)
+            return [untranslated(source, self.tables)]
+        found = search(self.decoder, source.row(self.length), settings)
+        return [spell(one, source, self.tables) for one in found]
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A sentence, cut.
+class Source:
+    """A sentence, cut into pieces.
 
     Attributes:
         text: the sentence.
@@ -234,6 +192,67 @@ class _Source:
     tokens: tuple[int, ...]
     surfaces: tuple[str, ...]
     known: bool
+
+    @classmethod
+    def of(cls, text: str, tables: Tables, *, most: int = 0) -> Source:
+        """A sentence as `tables` cut it; of more than `most` pieces only the first are kept, 0 keeps all."""
+        segments = tables.source.segment(text)
+        segments = segments[:most] if most else segments
+        return cls(
+            text,
+            tuple(number for number, _ in segments),
+            tuple(surface for _, surface in segments),
+            any(number != UNKNOWN and tables.source.pieces[number] != SPACE for number, _ in segments),
+        )
+
+    def row(self, length: int = 0) -> np.ndarray:
+        """What a model takes, (length,) int32: pieces, end, padding; 0: no padding."""
+        row = np.full(length or len(self.tokens) + 1, PADDING, np.int32)
+        row[: len(self.tokens)] = self.tokens
+        row[len(self.tokens)] = END
+        return row
+
+    def pieces(self, tables: Tables) -> tuple[str, ...]:
+        """Its pieces for a reader: those of the table, and of unknown ones what stands in the text."""
+        pieces = tables.source.pieces
+        return tuple(
+            surface.replace(" ", SPACE) if number == UNKNOWN else pieces[number]
+            for number, surface in zip(self.tokens, self.surfaces, strict=True)
+        )
+
+
+def untranslated(source: Source, tables: Tables) -> Translation:
+    """What becomes of a sentence of which the model knows nothing: it is copied."""
+    if not source.tokens:
+        return Translation("", 0.0, (), (), None)
+    shown = source.pieces(tables)
+    note = f"The model knows nothing of {source.text!r}: it is copied as it is."
+    return Translation(source.text, 0.0, shown, shown, None, notes=(note,))
+
+
+def spell(found: Hypothesis, source: Source, tables: Tables) -> Translation:
+    """What a search found, as text: unknown pieces become what the model looked at most in the source.
+
+    Args:
+        found: the tokens, with their attention over at least the source's pieces and its end where there is one.
+        source: what they translate.
+        tables: vocabularies of both sides.
+    """
+    count = len(source.tokens)
+    alignment = None if found.attention is None else found.attention[:, : count + 1]
+    copies: dict[int, str] = {}
+    if alignment is not None:
+        # The end is looked at too, but there is nothing to copy.
+        looked = alignment[:, :count].argmax(1)
+        copies = {place: source.surfaces[looked[place]] for place, token in enumerate(found.tokens) if token == UNKNOWN}
+    pieces = tuple(
+        copies[place].replace(" ", SPACE) if place in copies else tables.target.pieces[token]
+        for place, token in enumerate(found.tokens)
+    )
+    notes = () if found.finished else (f"Cut off after {len(found.tokens)} tokens: the model did not end it.",)
+    text = tables.target.decode(found.tokens, copies).strip()
+    shown = (*source.pieces(tables), SPECIAL[END])
+    return Translation(text, found.score, pieces, shown, alignment, found.finished, notes)
 
 
 def _join(first: Translation, space: str, second: Translation) -> Translation:
