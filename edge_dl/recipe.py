@@ -254,7 +254,8 @@ class Seq2SeqConfig:
             et al. 2015, "general"), or "none": all it knows is the encoder's last states (Sutskever et al. 2014).
         input_feeding: whether a step is told what the last one's attention found (Luong et al. 2015, section 3.3).
         residual: whether a layer's input is added to its output where the sizes allow it.
-        dropout: dropout of embeddings, between layers and before the head.
+        dropout: dropout of embeddings, between layers and before the head; not between the layers of a decoder with
+            input feeding, which are steps of one loop.
         family: tells this kind of network from others in a run's record.
     """
 

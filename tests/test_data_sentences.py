@@ -112,6 +112,24 @@ def test_several_files_of_a_part_are_read_together(tmp_path: Path) -> None:
     assert "The test part is read from test_a.tsv, test_b.tsv." in dataset.notes
 
 
+def test_empty_lines_are_left_out_and_endings_may_be_capitals(tmp_path: Path) -> None:
+    pairs = make_pairs(40)
+    files = {
+        "Train.EN": "".join(f"{source}\n\n" for source, _ in pairs),
+        "Train.FR": "".join(f"{target}\n\n" for _, target in pairs),
+    }
+    dataset = data.load(config(write(tmp_path, files), target="fr"), Task.TRANSLATION)
+    assert sum(map(len, dataset.parts.values())) == 40
+    assert "40 lines of Train.EN and Train.FR are empty." in dataset.notes
+
+
+def test_a_missing_test_part_is_cut_from_training(tmp_path: Path) -> None:
+    files = {"train.TSV": table(make_pairs(60)), "val.tsv": table(make_pairs(9, seed=1))}
+    dataset = data.load(config(write(tmp_path, files)), Task.TRANSLATION)
+    assert texts(dataset, "validation") == make_pairs(9, seed=1)
+    assert len(dataset.train) + len(dataset.test) == 60
+
+
 def test_long_pairs_are_left_out_of_arrays_and_named_but_still_judged(tmp_path: Path) -> None:
     files = {"train.tsv": table(make_pairs(40)), "test.tsv": table([("ab", "BA"), ("abcdefgh", "HGFEDCBA")])}
     dataset = data.load(config(write(tmp_path, files), window=8), Task.TRANSLATION)
@@ -138,7 +156,14 @@ def test_what_was_saved_is_read_again_and_changes_are_seen(tmp_path: Path) -> No
     assert found.sentences == dataset.sentences
     assert found.sha256 == dataset.sha256
     sentences = tmp_path / "sentences.json"
-    sentences.write_text(sentences.read_text().replace("A", "B", 1))
+    before = sentences.read_text()
+    sentences.write_text(before.replace("A", "B", 1))
+    with pytest.raises(UsageError, match="must match their recorded hash"):
+        data.read(tmp_path)
+    sentences.write_text(before)
+    other = make_dataset(90, longest=5).sentences
+    assert other is not None
+    other.tables.write(tmp_path / "text.json")
     with pytest.raises(UsageError, match="must match their recorded hash"):
         data.read(tmp_path)
 
@@ -165,6 +190,9 @@ def test_part_names() -> None:
         ({"train.tsv": "\n", "test.tsv": "a\tb\n"}, {}, "must hold some"),
         ({"train.en": "a\nb\n", "train.fr": "a\n"}, {"target": "fr"}, "2 lines, train.fr with 1"),
         ({"train.en": "a\n", "train.fr": "a\n"}, {}, "data.target=en or data.target=fr"),
+        ({"train.en": "a\nb\n", "train.fr": "a\n\n"}, {"target": "fr"}, "line 2 of train.en and train.fr"),
+        ({"train.en": "\u3000\n", "train.fr": "\n"}, {"target": "fr"}, "must hold some"),
+        ({"train.en": "a\n", "train.fr": "a\n", "train_notes.txt": "a\tb\n"}, {"target": "fr"}, "not both"),
         ({"train.en": "a\n", "train.fr": "a\n", "train.de": "a\n"}, {"target": "fr"}, "two for each part"),
         ({"train.tsv": "a\tb\n", "pairs.csv": "a\tb\n"}, {"level": "syllable"}, "data.level must be one of"),
         ({"notes.md": "nothing"}, {}, "must hold them"),

@@ -167,3 +167,25 @@ def test_transcription_refuses_what_needs_classes(settings: dict[str, float]) ->
     loss, metrics = loss_and_metrics(Task.TRANSCRIPTION, TrainingConfig(), data, "words")
     assert isinstance(loss, CtcLoss)
     assert [metric.name for metric in metrics] == ["word_error_rate"]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_costs_nothing_and_dilutes_nothing(smoothing: float) -> None:
+    dataset = Dataset(
+        "made", Task.TRANSLATION, *[Split({}, {"next_token": np.zeros((1, 1), np.int32)}, np.arange(1))] * 3
+    )
+    config = TrainingConfig(label_smoothing=smoothing)
+    loss, _ = loss_and_metrics(Task.TRANSLATION, config, dataset, "next_token")
+    tokens, answer, weight = RNG.integers(0, 7, (3, 4)), probabilities(3, 4, 7), np.ones((3, 4), np.float32)
+    cost = number(loss(tokens, answer, sample_weight=weight))
+    longer = number(
+        loss(
+            np.pad(tokens, ((0, 0), (0, 5))),
+            np.concatenate([answer, probabilities(3, 5, 7)], axis=1),
+            sample_weight=np.pad(weight, ((0, 0), (0, 5))),
+        )
+    )
+    assert longer == pytest.approx(cost, rel=1e-6)
+    by_hand = -np.log(np.take_along_axis(answer, tokens[..., None], -1))
+    due = (1 - smoothing) * by_hand.mean() - smoothing * np.log(answer).mean()
+    assert cost == pytest.approx(float(due), rel=1e-5)

@@ -18,6 +18,8 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task, TrainingConfig
 from edge_dl.training.sounds import SOUND, Sounds
 
+# Steps in a row on samples of one shape where there are several: another shape is another call of the backend.
+RUN = 8
 _ORDER, _NOISE = 1, 2
 # Activations of one evaluation batch stay within this many numbers (64 MiB in float32).
 _EVALUATION_NUMBERS = 1 << 24

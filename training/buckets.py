@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_dl.training.batches import Arrays
+from edge_dl.training.batches import RUN, Arrays
 
 _PADDING = 0.07
-# Steps in a row of one bucket: the next bucket's data is another call of the backend.
-_RUN = 8
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def bucket_runs(buckets: Sequence[Bucket], batch_size: int, seed: int, epoch: in
         batch = min(batch_size, len(bucket))
         order = rng.permutation(len(bucket)).astype(np.int32)
         rows = order[: len(bucket) // batch * batch].reshape(-1, batch)
-        runs += [(number, rows[first : first + _RUN]) for first in range(0, len(rows), _RUN)]
+        runs += [(number, rows[first : first + RUN]) for first in range(0, len(rows), RUN)]
     return [runs[place] for place in rng.permutation(len(runs))]
 
 

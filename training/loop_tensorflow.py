@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from edge_dl.training.batches import Arrays
+from edge_dl.training.batches import RUN, Arrays
 from edge_dl.training.loops import take
 
 
@@ -22,11 +22,8 @@ class TensorFlowLoop:
 
     def __init__(self, model: keras.Model, xla: bool) -> None:
         self._model = model
-        train_step = tf.function(lambda *batch: _only_run(model.train_step, batch), jit_compile=xla)
-        test_step = tf.function(lambda *batch: _only_run(model.test_step, batch), jit_compile=xla)
-        # The bounds are tensors: any number of steps runs the same graph.
-        self._train = tf.function(lambda *arguments: _steps(train_step, *arguments))
-        self._test = tf.function(lambda *arguments: _steps(test_step, *arguments))
+        self._train = _Graphs(model.train_step, xla)
+        self._test = _Graphs(model.test_step, xla)
 
     def place(self, arrays: Arrays) -> Any:
         """Move arrays to the device."""
@@ -42,7 +39,9 @@ class TensorFlowLoop:
 
     def train(self, data: Any, rows: np.ndarray, first: int, last: int) -> None:
         """Training steps `first` to `last` (not included); returns when they are done."""
-        self._train(data, tf.constant(rows), tf.constant(first), tf.constant(last))
+        # A shape of `rows` is a graph: runs of any few steps share one. Rows behind `last` are never read.
+        filled = np.pad(rows, ((0, -len(rows) % RUN), (0, 0)))
+        self._train(data, tf.constant(filled), tf.constant(first), tf.constant(last))
 
     def evaluate(self, data: Any, rows: np.ndarray) -> None:
         """Evaluate every batch of `rows`."""
@@ -54,6 +53,24 @@ class TensorFlowLoop:
 
     def finish(self) -> None:
         """End a pass: TensorFlow's variables are never behind."""
+
+
+class _Graphs:
+    """Steps as a graph for each shape of data: one function for all would warn of every shape as a mistake."""
+
+    def __init__(self, step: Any, xla: bool) -> None:
+        self._step, self._xla = step, xla
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, data: Any, rows: Any, first: Any, last: Any) -> None:
+        shapes = tuple(tuple(array.shape) for array in tf.nest.flatten(data) if array is not None)
+        key = (shapes, tuple(rows.shape))
+        if key not in self._made:
+            step = tf.function(lambda *batch: _only_run(self._step, batch), jit_compile=self._xla)
+            # The bounds are tensors: any number of steps runs the same graph.
+            whole = tf.function(lambda *arguments: _steps(step, *arguments))
+            self._made[key] = whole.get_concrete_function(data, rows, first, last)
+        self._made[key](data, rows, first, last)
 
 
 def _only_run(step: Any, batch: Any) -> None:

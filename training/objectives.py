@@ -177,11 +177,15 @@ def loss_and_metrics(
         raise UsageError(
             "training.label_smoothing must be at least 0 and below 1.", received=str(config.label_smoothing)
         )
+    if task in (Task.TRANSCRIPTION, Task.TRANSLATION) and config.balance:
+        raise UsageError("training.balance needs one class an answer.", received=f"task {task.value}")
     if task in CLASSES:
+        # Keras divides by all positions, also by those of weight 0: padding would count as answers that cost nothing.
+        mean = "mean_with_sample_weight" if task is Task.TRANSLATION else "sum_over_batch_size"
         loss: keras.losses.Loss = (
-            SmoothedCrossEntropy(config.label_smoothing)
+            SmoothedCrossEntropy(config.label_smoothing, reduction=mean)
             if config.label_smoothing
-            else keras.losses.SparseCategoricalCrossentropy()
+            else keras.losses.SparseCategoricalCrossentropy(reduction=mean)
         )
         metrics: list[keras.metrics.Metric] = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         if task in (Task.LANGUAGE_MODEL, Task.TRANSLATION):
@@ -192,8 +196,6 @@ def loss_and_metrics(
     if config.label_smoothing:
         raise UsageError("training.label_smoothing needs classes.", received=f"task {task.value}")
     if task is Task.TRANSCRIPTION:
-        if config.balance:
-            raise UsageError("training.balance needs one class an answer.", received=f"task {task.value}")
         return CtcLoss(), [WordErrorRate()]
     target = dataset.train.y[output]
     deviation = target.reshape(-1, target.shape[-1]).std(axis=0, dtype=np.float64)

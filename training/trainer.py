@@ -41,7 +41,7 @@ Build = Callable[[Task, Network, Dataset], Any]
 _SECONDS_PER_CALL = 0.3
 # A checkpoint waits for the disk: not more often than this, and at the end.
 _SECONDS_BETWEEN_CHECKPOINTS = 2.0
-_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 10
+_MOST_BUCKETS, _BATCHES_PER_BUCKET = 24, 5
 # Validation is short: compiling for a shape costs more than some padding.
 _EVALUATION_BUCKETS = 6
 
@@ -119,12 +119,12 @@ class _Training:
         self.validation = None if self.config.use_validation else Arrays.of(dataset.validation)
         if self.config.use_validation:
             self.training = Arrays.joined(dataset.train, dataset.validation)
-        if self.config.balance:
+        if self.config.balance and recipe.task is not Task.TRANSLATION:  # Refused with the objectives below.
             self.training = balanced(self.training, self.output)
         self.phases = phases(recipe)
         self.epochs = self.phases[-1].last
         self.buckets: list[Bucket] = []
-        if recipe.task is Task.TRANSLATION:
+        if dataset.sentences is not None:
             # Compiling for a shape takes seconds: less than a few batches of it are not worth that.
             most = len(self.training) // (_BATCHES_PER_BUCKET * self.config.batch_size)
             self.buckets = sentence_buckets(self.training, most=max(1, min(_MOST_BUCKETS, most)))
@@ -299,6 +299,7 @@ class _Training:
         from edge_dl.training.objectives import readable
 
         count = self.config.steps_per_execution or self._steps_per_call
+        most = max(len(rows) for _, rows in plan)
         self.loop.begin()
         try:
             for part, rows in plan:
@@ -310,13 +311,14 @@ class _Training:
                     seconds = time.perf_counter() - started
                     results = self.loop.results()
                     self._require_finite(results, epoch)
-                    bar.advance(last - first, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
+                    done = last - first
+                    bar.advance(done, f"epoch {epoch + 1}, loss {results['loss']:.4g}")
                     first = last
-                    if not self.config.steps_per_execution:
-                        # At most twice as many as before: the first call's time was spent compiling. What lies in one
-                        # run is the most that one call can do.
+                    if not self.config.steps_per_execution and done == count:
+                        # At most twice as many as before: the first call's time was spent compiling. What lies in the
+                        # longest run is the most that one call can do. A run's short rest says nothing.
                         ideal = int(count * _SECONDS_PER_CALL / max(seconds, 1e-6))
-                        count = self._steps_per_call = max(1, min(2 * count, ideal, len(rows)))
+                        count = self._steps_per_call = max(1, min(2 * count, ideal, most))
         finally:
             self.loop.finish()
         return readable(results, self.output)
@@ -453,7 +455,6 @@ class _Training:
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)
         seconds = sum(entry["seconds"] for entry in state.history)
-        # A bucket's last batch may be smaller than others; of an epoch it is one.
         samples = sum(rows.size for _, rows in self._plan(0)) * len(state.history)
         facts: dict[str, Any] = {
             "backend": f"{self.backend} {backend_version(self.backend)}",

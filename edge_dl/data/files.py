@@ -80,15 +80,7 @@ class DataFile:
         Raises:
             UsageError: the file cannot be read or is not UTF-8.
         """
-        try:
-            text = self.content().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                "Text files must be UTF-8.",
-                received=f"{self} (byte {error.start}: {error.reason})",
-                todo="Convert it, for example with iconv -f latin1 -t utf-8.",
-            ) from None
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        return as_text(self.content(), str(self))
 
     def _stored(self) -> bytes:
         if not self.member:
@@ -151,6 +143,27 @@ class DataFolder:
             return self._archive.read(name)
         except _UNREADABLE as error:
             raise UsageError("A data file must be readable.", received=f"{name} ({error})") from None
+
+
+def as_text(content: bytes, where: str) -> str:
+    """UTF-8 as text; a byte order mark is dropped, line ends become `\\n`.
+
+    Args:
+        content: what a file holds.
+        where: what to call it in a message.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "Text files must be UTF-8.",
+            received=f"{where} (byte {error.start}: {error.reason})",
+            todo="Convert it, for example with iconv -f latin1 -t utf-8.",
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def locate(source: str, known: Iterable[str] = ()) -> DataFile:

@@ -81,8 +81,12 @@ class Sentences:
 
     @property
     def sha256(self) -> str:
-        """Hash of the sentences."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """Hash of the sentences and the tables."""
+        tables = [
+            [side.kind, list(side.pieces), list(side.scores), hashlib.sha256(side.normalization.rules).hexdigest()]
+            for side in (self.tables.source, self.tables.target)
+        ]
+        return hashlib.sha256(json.dumps([self.to_json(), tables], sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: str | Path) -> None:
         """Write sentences.json and text.json into `folder`, each atomically."""
@@ -111,8 +115,8 @@ class Sentences:
         sentences = cls(Tables.read(Path(folder) / TABLES), **parts)
         if sentences.sha256 != sha256:
             raise UsageError(
-                "The sentences in a run folder must match their recorded hash.",
-                received=str(path),
+                "The sentences in a run folder, and their tables, must match their recorded hash.",
+                received=f"{path} or {TABLES} beside it",
                 todo="Run the data stage again with --force.",
             )
         return sentences
@@ -195,9 +199,10 @@ def tokenize(pairs: Pairs, config: DataConfig, task: Task | None, *, seed: int) 
 def _cut(pairs: Pairs, config: DataConfig, rng: np.random.Generator) -> tuple[dict[str, Sequence[Pair]], list[str]]:
     """Training, validation and test pairs, and notes."""
     parts, notes = dict(pairs.parts), []
-    for missing, share, whole in (("test", config.test, "all"), ("validation", config.validation, "train")):
+    for missing, share in (("test", config.test), ("validation", config.validation)):
         if missing in parts:
             continue
+        whole = "all" if "all" in parts else "train"
         if whole not in parts:
             raise UsageError("Sentence pairs need a training part.", received=", ".join(parts) or "nothing")
         items = parts.pop(whole)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from edge_dl.data.files import DataFile, DataFolder
+from edge_dl.data.files import DataFile, DataFolder, as_text
 from edge_dl.data.sentences import Pair, Pairs
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
@@ -38,8 +38,13 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Pairs:
         return Pairs(file.name.split(".")[0], {"all": pairs}, source=str(file))
     with DataFolder(file.path) as folder:
         chosen = _nearest(folder.names())
-        texts = {name: _text(folder, name) for name in chosen}
-    tables = [name for name in chosen if name.endswith(TABLES)]
+        texts = {name: as_text(folder.content(name), f"{file.path}, {name}") for name in chosen}
+    tables = [name for name in chosen if _ending(name) in TABLES]
+    if tables and len(tables) < len(chosen):
+        raise UsageError(
+            "Sentence pairs are tables of two columns or a file a language, not both.",
+            received=f"{file.path} with {', '.join(chosen)}",
+        )
     parts: dict[str, list[Pair]] = {}
     notes = []
     if tables:
@@ -53,7 +58,10 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Pairs:
                     "Files of one part must have the same number of lines: they belong together line by line.",
                     received=f"{names[0]} with {len(source)} lines, {names[1]} with {len(target)}",
                 )
-            parts.setdefault(part, []).extend(zip(source, target, strict=True))
+            pairs = _joined(source, target, names)
+            if left := len(source) - len(pairs):
+                notes.append(f"{left} lines of {names[0]} and {names[1]} are empty.")
+            parts.setdefault(part, []).extend(pairs)
     if "all" in parts and len(parts) > 1:
         raise UsageError(
             "Either every file's name tells its part, or none does.",
@@ -78,7 +86,7 @@ def _nearest(names: Sequence[str]) -> list[str]:
     folders: dict[str, list[str]] = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix and not path.name.startswith("_") and (path.suffix in TABLES or part_of(name)):
+        if path.suffix and not path.name.startswith("_") and (_ending(name) in TABLES or part_of(name)):
             folders.setdefault(str(path.parent), []).append(name)
     # A table's name must tell its part where there are others, such as a README.txt.
     kept = {folder: [item for item in items if part_of(item)] or items for folder, items in folders.items()}
@@ -91,12 +99,24 @@ def _nearest(names: Sequence[str]) -> list[str]:
     return kept[min(kept, key=lambda folder: (len(PurePosixPath(folder).parts), folder))]
 
 
-def _text(folder: DataFolder, name: str) -> str:
-    try:
-        text = folder.content(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError("Text files must be UTF-8.", received=f"{name} (byte {error.start}: {error.reason})") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _joined(source: Sequence[str], target: Sequence[str], names: tuple[str, str]) -> list[Pair]:
+    """Lines that belong together, without those that are empty on both sides."""
+    pairs = []
+    for number, pair in enumerate(zip(map(str.strip, source), map(str.strip, target), strict=True), start=1):
+        if bool(pair[0]) != bool(pair[1]):
+            raise UsageError(
+                "A sentence must have a translation.",
+                received=f"line {number} of {names[0]} and {names[1]}, one of them empty",
+            )
+        if pair[0]:
+            pairs.append(pair)
+    if not pairs:
+        raise UsageError("Files of sentence pairs must hold some.", received=" and ".join(names))
+    return pairs
 
 
 def _lines(text: str) -> list[str]:
@@ -126,7 +146,7 @@ def _by_stem(names: Sequence[str], config: DataConfig, where: str) -> list[tuple
     stems: dict[str, dict[str, str]] = {}
     for name in names:
         path = PurePosixPath(name)
-        stems.setdefault(path.stem, {})[path.suffix.removeprefix(".")] = name
+        stems.setdefault(path.stem, {})[_ending(name).removeprefix(".")] = name
     languages = sorted({language for files in stems.values() for language in files})
     if len(languages) != 2 or any(len(files) != 2 for files in stems.values()):
         raise UsageError(
