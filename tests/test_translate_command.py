@@ -19,8 +19,6 @@ from typer.testing import CliRunner, Result
 
 from edge_dl.bundle import Bundle, read_bundle
 from edge_dl.cli.main import app
-from edge_dl.cli.translate import find_bundle
-from edge_dl.errors import UsageError
 from edge_dl.files import read_json, sha256_file, write_json
 from edge_dl.runtime import Search, Translator
 from edge_dl.text import SPECIAL, Normalization, Subwords, Tables
@@ -139,21 +137,25 @@ def test_a_text_that_is_too_long_stops_nothing_else(made: Bundle) -> None:
     assert lines[1] == ""
 
 
-def test_a_run_folder_translates_with_what_was_chosen(made: Bundle, tmp_path: Path) -> None:
-    for name in ("decode-int8", "decode-float32", "while-float32"):
+def test_a_run_folder_translates_with_what_was_chosen_and_did_not_fail(made: Bundle, tmp_path: Path) -> None:
+    for name in ("decode-float32", "while-float32"):
         shutil.copytree(made.folder, tmp_path / "variants" / name)
-    assert find_bundle(tmp_path).name == "decode-int8"
-    assert find_bundle(made.folder) == made.folder
-    rows = [{"variant": "decode-int8", "verdict": "fail"}, {"variant": "decode-float32", "verdict": "pass"}]
-    write_json(tmp_path / "bench" / "selection.json", {"chosen": "", "rows": rows})
-    assert find_bundle(tmp_path).name == "decode-float32"
-    write_json(tmp_path / "bench" / "selection.json", {"chosen": "while-float32", "rows": []})
-    assert find_bundle(tmp_path).name == "decode-int8", "another lowering cannot say anything by itself"
+    # Smaller, so preferred, and no model that could translate.
+    shutil.copytree(made.folder, tmp_path / "variants" / "decode-int8")
+    (tmp_path / "variants" / "decode-int8" / TABLES).unlink()
+    assert call(tmp_path, TEXT).exit_code == 2
+    wanted = call(made.folder, TEXT).stdout
     write_json(tmp_path / "bench" / "selection.json", {"chosen": "decode-float32", "rows": []})
-    assert find_bundle(tmp_path).name == "decode-float32"
-    assert call(tmp_path, TEXT).stdout == call(made.folder, TEXT).stdout
-    with pytest.raises(UsageError, match="no run folder with a `decode` variant"):
-        find_bundle(tmp_path / "variants")
+    assert call(tmp_path, TEXT).stdout == wanted
+    write_json(tmp_path / "bench" / "selection.json", {"chosen": "while-float32", "rows": []})
+    assert call(tmp_path, TEXT).exit_code == 2, "another lowering cannot say anything by itself"
+    (tmp_path / "bench" / "selection.json").unlink()
+    write_json(tmp_path / "checks" / "decode-int8.json", {"verdict": "fail"})
+    assert call(tmp_path, TEXT).stdout == wanted
+    write_json(tmp_path / "checks" / "decode-float32.json", {"verdict": "fail"})
+    result = call(tmp_path, TEXT)
+    assert result.exit_code == 2
+    assert "variants failed their checks (decode-int8, decode-float32)" in result.stderr
 
 
 @pytest.mark.parametrize(
