@@ -273,9 +273,31 @@ def test_a_decoder_may_keep_what_it_is_given() -> None:
 
 
 def test_states_stay_where_they_are_if_no_hypothesis_moved() -> None:
-    certain = Scripted(lambda step: [0, 0, 0, float(step == 3), float(step != 3), 0], beams=1, steps=5)
-    search(certain, SOURCE)
-    assert certain.moved == 0
+    """After the first token, for which both beams grow from one row, their ranks never change."""
+    steady = Scripted(
+        lambda step: [0, 0, 0, 0, 0.6, 0.4] if step == 0 else [0, 0, 0, step == 4, step != 4, 0], beams=2, steps=6
+    )
+    assert [one.tokens for one in search(steady, SOURCE, Search(beams=2, best=2))] == [(4, 4, 4, 4), (5, 4, 4, 4)]
+    assert steady.count == 5
+    assert steady.moved == [[0, 0]]
+
+
+def test_states_move_with_their_hypotheses() -> None:
+    class Turning(Scripted):
+        """After the less likely token 5 all is certain; after token 4 it is not, and its beam falls behind."""
+
+        def step(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            chances, looked = super().step(tokens)
+            chances[tokens == 5] = [0, 0, 0, 0, 0, 1]
+            return chances, looked
+
+    turning = Turning(lambda step: [0, 0, 0, 0, 0.6, 0.4] if step == 0 else [0, 0, 0, 0, 0.5, 0.5], beams=2, steps=3)
+    found = search(turning, SOURCE, Search(beams=2, best=2, longest=3))
+    assert [one.tokens for one in found] == [(5, 5, 5), (4, 4, 4)]
+    assert turning.moved == [[0, 0], [1, 0]]
+    both = Scripted(lambda step: [0, 0, 0, 0, 0.6, 0.4], beams=2, steps=3)
+    assert [one.tokens for one in search(both, SOURCE, Search(beams=2, best=2))] == [(4, 4, 4), (4, 4, 5)]
+    assert both.moved == [[0, 0], [0, 0]], "both grow from the better one each time"
 
 
 def test_without_attention() -> None:
@@ -343,14 +365,18 @@ def test_a_model_of_any_length_needs_a_limit() -> None:
 
 
 class Scripted:
-    """A decoder whose answers a test writes: the same for every hypothesis of a step."""
+    """A decoder whose answers a test writes: the same for every hypothesis of a step.
+
+    Attributes:
+        moved: the parents of every reordering.
+    """
 
     def __init__(
         self, chances: Callable[[int], list[Any]], *, beams: int = 1, steps: int = 6,
         attention: Callable[[int], list[float]] | None = None,
     ) -> None:  # fmt: skip
         self.chances, self.beams, self.steps, self.attention = chances, beams, steps, attention
-        self.moved = 0
+        self.moved: list[list[int]] = []
 
     def begin(self, source: np.ndarray) -> None:
         self.count = 0
@@ -362,4 +388,4 @@ class Scripted:
         return np.tile(row, (len(tokens), 1)), None if looked is None else np.tile(looked, (len(tokens), 1))
 
     def reorder(self, parents: np.ndarray) -> None:
-        self.moved += 1
+        self.moved.append(parents.tolist())
