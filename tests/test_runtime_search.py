@@ -13,7 +13,19 @@ import pytest
 from tiny_decoder import TinyDecoder
 
 from edge_dl.errors import StageError, UsageError
-from edge_dl.runtime.search import BEGIN, END, LEAST_ATTENTION, PADDING, SMALLEST, Hypothesis, Search, search
+from edge_dl.runtime.search import (
+    BEGIN,
+    END,
+    LEAST_ATTENTION,
+    MOST_COUNT,
+    MOST_WEIGHT,
+    PADDING,
+    SMALLEST,
+    Hypothesis,
+    Search,
+    length_penalty,
+    search,
+)
 
 SOURCE = np.array([4, 5, 4, 6, END, PADDING, PADDING], np.int32)
 PLACES = 4  # of SOURCE that are pieces
@@ -340,7 +352,10 @@ def test_scores_that_are_no_probabilities_are_refused(row: list[float]) -> None:
         (Search(longest=-1), "longest must be"),
         (Search(length_penalty=-0.1), "length_penalty must be a number from 0"),
         (Search(length_penalty=math.nan), "length_penalty"),
+        (Search(length_penalty=1000.0), r"length_penalty must be a number from 0 to 10\. Received: 1000\.0"),
         (Search(coverage=math.inf), "coverage"),
+        (Search(coverage=1e300), "coverage must be a number from 0 to 10"),
+        (Search(longest=10**400), "longest must be a whole number from 0 to 2147483647"),
         (Search(beams=2, best=3), "as many hypotheses as it has beams"),
         (Search(beams=5), r"takes 4 hypotheses a step\. Received: beams=5\. Ask for at most 4"),
     ],
@@ -350,6 +365,14 @@ def test_settings_are_checked(settings: Search, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         search(decoder, SOURCE, settings)
     assert not decoder.calls
+
+
+def test_the_largest_settings_there_are() -> None:
+    decoder = TinyDecoder(9, beams=4, seed=1, ends=2.0)
+    settings = Search(beams=4, best=4, length_penalty=10, coverage=10, longest=300)
+    found = search(decoder, SOURCE, settings)
+    assert all(math.isfinite(one.score) for one in found)
+    assert math.isfinite(length_penalty(MOST_COUNT, MOST_WEIGHT))
 
 
 @pytest.mark.parametrize("source", [np.zeros(0, np.int32), np.zeros((1, 4), np.int32), np.zeros(4)])

@@ -162,6 +162,7 @@ def test_a_run_folder_translates_with_what_was_chosen_and_did_not_fail(made: Bun
     ("arguments", "message"),
     [
         (["--beams", 5], "takes 4 hypotheses a step"),
+        (["--length-penalty", 1000], "length_penalty must be a number from 0 to 10"),
         (["--best", 2], "as many hypotheses as it has beams"),
         (["--picture", "a.png"], "is an .svg or an .html"),
         (["--file", "nowhere.txt"], "Name one source of texts"),
