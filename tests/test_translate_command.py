@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -177,9 +178,26 @@ def test_wrong_use(made: Bundle, arguments: list[object], message: str) -> None:
 
 
 def test_no_such_file(made: Bundle, tmp_path: Path) -> None:
-    result = call(made.folder, "--file", tmp_path / "none")
-    assert result.exit_code == 2
-    assert "file of texts must exist" in result.stderr
+    for path in (tmp_path / "none", tmp_path):
+        result = call(made.folder, "--file", path)
+        assert result.exit_code == 2
+        assert f"file of texts must exist, and be no folder. Received: {path}." in result.stderr
+
+
+def test_a_file_of_texts_may_be_a_pipe(made: Bundle, tmp_path: Path) -> None:
+    wanted = call(made.folder, TEXT, "q").stdout
+    os.mkfifo(tmp_path / "named")
+    writer = threading.Thread(target=(tmp_path / "named").write_text, args=(f"{TEXT}\nq\n",), daemon=True)
+    writer.start()
+    named = call(made.folder, "--file", tmp_path / "named")
+    assert (named.exit_code, named.stdout) == (0, wanted)
+    writer.join(10)
+    reading, writing = os.pipe()
+    os.write(writing, f"{TEXT}\nq\n".encode())
+    os.close(writing)
+    numbered = call(made.folder, "--file", f"/dev/fd/{reading}")
+    os.close(reading)
+    assert (numbered.exit_code, numbered.stdout) == (0, wanted)
 
 
 @pytest.mark.parametrize("options", [["--attention"], ["--picture", "a.svg"], ["--coverage", "0.1"], ["--beams", "2"]])
@@ -253,6 +271,21 @@ def test_texts_cannot_drive_the_terminal(made: Bundle) -> None:
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
+
+
+def test_copied_words_are_whole_in_a_file_and_harmless_in_a_terminal(made: Bundle) -> None:
+    copied = "می\u200cخواهم 👩\u200d👩 1\u202f000"
+    assert call(made.folder, copied).stdout == f"{copied}\t0.000\n"
+    # A tab or a line break within would make another field or line.
+    assert call(made.folder, "☃\t☃\x1b\u2028☃").stdout == "☃\\t☃\\x1b ☃\t0.000\n"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    words = [sys.executable, "-m", "edge_dl", "translate", str(made.folder), copied]
+    ours, theirs = os.openpty()
+    subprocess.run(words, env=environment, stdout=theirs, stderr=subprocess.DEVNULL, check=True, timeout=120)
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode("utf-8")
+    os.close(ours)
+    assert shown.splitlines() == ["می\\u200cخواهم 👩\\u200d👩 1\\u202f000\t0.000"]
 
 
 def test_as_a_program_it_loads_no_keras_and_a_closed_pipe_ends_it(made: Bundle) -> None:

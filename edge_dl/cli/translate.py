@@ -15,7 +15,7 @@ from typing import Any
 from edge_dl.cli.alignment import matrix
 from edge_dl.cli.console import ConsoleProgress
 from edge_dl.cli.variants import find_bundle
-from edge_dl.errors import EdgeError, UsageError, printable
+from edge_dl.errors import EdgeError, UsageError, one_line, printable
 from edge_dl.files import write_atomic
 from edge_dl.progress import Step
 from edge_dl.report.alignment import Alignment, draw, page
@@ -54,8 +54,12 @@ def translate(
         )
     if texts and file is not None:
         raise UsageError("Name one source of texts.", received="texts and --file", todo="Give one of them.")
-    if file is not None and not file.is_file():
-        raise UsageError("The file of texts must exist.", received=str(file))
+    if file is not None and (file.is_dir() or not file.exists()):
+        raise UsageError(
+            "The file of texts must exist, and be no folder.",
+            received=str(file),
+            todo="Name a file with a text on each line.",
+        )
     folder = find_bundle(bundle, LOWERINGS, rule="Name a bundle that translates.", make="edge-dl run translate")
     translator = Translator(folder, runtime=runtime, threads=threads)
     translator.check(settings)
@@ -105,7 +109,10 @@ def _texts(texts: list[str], file: Path | None) -> Iterator[str]:
                 ) from None
 
 
-def _count_lines(file: Path) -> int:
+def _count_lines(file: Path) -> int | None:
+    """Lines of a file; None for a named pipe and the like, which can be read only once."""
+    if not file.is_file():
+        return None
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 
@@ -152,8 +159,10 @@ class _Display:
         if self.json:
             self._line(plain.dumps({"source": text, "translations": [_plain(one) for one in found]}))
         else:
+            # Only a terminal obeys what it is sent; a file should get the words as they are.
+            shown = printable if sys.stdout.isatty() else one_line
             for one in found:
-                self._line(f"{printable(one.text)}\t{one.score:.3f}")
+                self._line(f"{shown(one.text)}\t{one.score:.3f}")
                 if self.attention and (drawn := self._matrix(one)):
                     self._line(f"\n{drawn}\n")
             if len(found) > 1:
