@@ -184,6 +184,7 @@ def test_no_such_file(made: Bundle, tmp_path: Path) -> None:
         assert f"file of texts must exist, and be no folder. Received: {path}." in result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and terminals of POSIX")
 def test_a_file_of_texts_may_be_a_pipe(made: Bundle, tmp_path: Path) -> None:
     wanted = call(made.folder, TEXT, "q").stdout
     os.mkfifo(tmp_path / "named")
@@ -273,6 +274,7 @@ def test_texts_cannot_drive_the_terminal(made: Bundle) -> None:
     assert "\x07" not in result.output
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and terminals of POSIX")
 def test_copied_words_are_whole_in_a_file_and_harmless_in_a_terminal(made: Bundle) -> None:
     copied = "می\u200cخواهم 👩\u200d👩 1\u202f000"
     assert call(made.folder, copied).stdout == f"{copied}\t0.000\n"
