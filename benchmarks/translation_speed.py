@@ -10,9 +10,13 @@ test sentences as token numbers:
     TensorFlow            the same exported signatures as compiled functions of TensorFlow
     Keras                 the Keras model's own greedy loop: `predict` on the target so far for every token
 
-Engines take turns, in an order drawn anew each round; Keras translates `--keras` sentences a round. Given are the
-median over rounds of tokens a second, its ratio to LiteRT float32 in the same round with a bootstrap interval,
-milliseconds to the first token, and the memory that a fresh process needs beside what Python and NumPy take.
+Engines take turns, in an order drawn anew each round. Keras translates `--keras` sentences a round, drawn anew too, and
+every engine translates the same ones once more, greedily: only rates over the same sentences are compared. Given are
+the median over rounds of tokens a second, its ratio to LiteRT float32 in the same round with a bootstrap interval,
+milliseconds to the first token, and the memory that a fresh process needs to translate two sentences, greedily and with
+4 beams, beside what Python and NumPy take (not for TensorFlow and Keras).
+
+Tokens are counted with the end of a sentence where the model ended it.
 
 Needs `pip install tf2onnx onnx onnxruntime` beside edge-dl[train,convert].
 """
@@ -25,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +118,7 @@ def onnx_files(export: Export, folder: Path) -> dict[str, dict[str, Path]]:
     return made
 
 
-def onnx_signatures(files: dict[str, Path]) -> Signatures:
+def onnx_signatures(files: Mapping[str, str | Path]) -> Signatures:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -144,7 +148,12 @@ def keras_loop(run: Path, longest: int) -> Callable[[np.ndarray], int]:
 
     edge_dl.models.register()
     model = keras.saving.load_model(run / "train" / "model.keras", compile=False)
-    return lambda source: len(greedy_loop(model, source, longest)) + 1
+
+    def count(source: np.ndarray) -> int:
+        tokens = len(greedy_loop(model, source, longest))
+        return tokens + (tokens < longest)  # It goes on to the limit unless it is ended.
+
+    return count
 
 
 def engines(run: Path, exports: dict[str, Export], onnx: dict[str, dict[str, Path]]) -> dict[str, Any]:
@@ -160,11 +169,11 @@ def engines(run: Path, exports: dict[str, Export], onnx: dict[str, dict[str, Pat
 
 
 def tokens_of(decoder: Any, sources: Sequence[np.ndarray], beams: int) -> tuple[float, int]:
-    """Seconds and tokens, ends among them, of all translations."""
+    """Seconds and tokens of all translations."""
     settings = Search(beams=beams)
     started = time.perf_counter()
-    count = sum(len(search(decoder, source, settings)[0].tokens) + 1 for source in sources)
-    return time.perf_counter() - started, count
+    found = [search(decoder, source, settings)[0] for source in sources]
+    return time.perf_counter() - started, sum(len(one.tokens) + one.finished for one in found)
 
 
 def first_token(decoder: Any, sources: Sequence[np.ndarray]) -> float:
@@ -178,30 +187,44 @@ def first_token(decoder: Any, sources: Sequence[np.ndarray]) -> float:
     return 1e3 * float(np.median(times))
 
 
-def memory_of(label: str, run: Path, sources: Sequence[np.ndarray], files: dict[str, Path] | None) -> float | None:
-    """MB that a fresh process needs to translate two sentences, more than one that only imports NumPy."""
+def memory_of(
+    label: str, run: Path, sources: Sequence[np.ndarray], export: Path, files: dict[str, Path] | None
+) -> float | None:
+    """MB that a fresh process needs to translate two sentences, more than one that only imports NumPy.
+
+    Args:
+        label: the engine's name.
+        run: the run folder.
+        sources: sentences as token numbers.
+        export: folder of the export that ONNX Runtime was given.
+        files: the ONNX models by signature; None for other engines.
+    """
     if label.startswith("LiteRT"):
         setup = (
             "from edge_dl.runtime import SessionDecoder, open_session\n"
-            f"decoder = SessionDecoder(open_session({str(run / 'variants' / label.split()[1])!r}))\n"
+            f"decoder = SessionDecoder(open_session({str(run / 'variants' / label.split()[1])!r}, threads=1))\n"
         )
     elif files is not None:
+        named = {key: str(path) for key, path in files.items()}
         setup = (
-            "import onnxruntime\n"
-            "options = onnxruntime.SessionOptions()\n"
-            "options.intra_op_num_threads = 1\n"
-            f"paths = {[str(path) for path in files.values()]!r}\n"
-            "held = [onnxruntime.InferenceSession(path, options) for path in paths]\n"
-            "decoder = None\n"
+            "import sys\n"
+            f"sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})\n"
+            "from pathlib import Path\n"
+            "from edge_dl.converters.exporting import read_export\n"
+            "from translation_speed import SignatureDecoder, onnx_signatures\n"
+            f"files = {named!r}\n"
+            f"decoder = SignatureDecoder(read_export(Path({str(export)!r})), onnx_signatures(files))\n"
         )
     else:
         return None
     work = (
-        "if decoder is not None:\n"
-        "    from edge_dl.runtime.search import Search, search\n"
-        f"    for source in {[source.tolist() for source in sources[:2]]!r}:\n"
-        "        for beams in (1, 4):\n"
-        "            search(decoder, np.array(source, np.int32), Search(beams=beams))\n"
+        "from edge_dl.runtime.search import Search, search\n"
+        f"for source in {[source.tolist() for source in sources[:2]]!r}:\n"
+        f"    for beams in (1, {BEAMS}):\n"
+        "        search(decoder, np.array(source, np.int32), Search(beams=beams))\n"
+        "import sys\n"
+        # Either would be most of what is measured, and is no part of the engine.
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
     peak = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
 
@@ -238,25 +261,33 @@ def main() -> None:
         loop = keras_loop(run, decode.sequence.steps)
         rng = np.random.default_rng(0)
         rates: dict[tuple[str, int], list[float]] = {(name, beams): [] for name in decoders for beams in (1, BEAMS)}
-        rates["Keras predict", 1] = []
+        # Over Keras' sentences of each round, greedily: long ones and short ones have other rates.
+        few: dict[str, list[float]] = {name: [] for name in (*decoders, "Keras predict")}
         loop(sources[0])
         for decoder in decoders.values():
             for beams in (1, BEAMS):
                 tokens_of(decoder, sources[:2], beams)
+        turns = [*rates, ("Keras predict", 1)]
         for _ in range(options.rounds):
-            for key in [list(rates)[place] for place in rng.permutation(len(rates))]:
-                name, beams = key
-                if name in decoders:
-                    seconds, count = tokens_of(decoders[name], sources, beams)
-                else:
-                    chosen = rng.choice(len(sources), options.keras, replace=False)
+            drawn = rng.choice(len(sources), min(options.keras, len(sources)), replace=False)
+            chosen = [sources[place] for place in drawn]
+            for name, beams in [turns[place] for place in rng.permutation(len(turns))]:
+                if name not in decoders:
                     started = time.perf_counter()
-                    count = sum(loop(sources[place]) for place in chosen)
-                    seconds = time.perf_counter() - started
-                rates[key].append(count / seconds)
+                    count = sum(loop(source) for source in chosen)
+                    few[name].append(count / (time.perf_counter() - started))
+                    continue
+                seconds, count = tokens_of(decoders[name], sources, beams)
+                rates[name, beams].append(count / seconds)
+                if beams == 1:
+                    seconds, count = tokens_of(decoders[name], chosen, beams)
+                    few[name].append(count / seconds)
         first = {name: first_token(decoder, sources) for name, decoder in decoders.items()}
         memory = {
-            name: memory_of(name, run, sources, onnx.get(name.removeprefix("ONNX Runtime "))) for name in decoders
+            name: memory_of(
+                name, run, sources, run / "export" / "decode-unroll", onnx.get(name.removeprefix("ONNX Runtime "))
+            )
+            for name in decoders
         }
     facts = machine()
     lines = [
@@ -268,8 +299,10 @@ def main() -> None:
         f"{'':32} {'beams':>5} {'tokens/s':>9} {'of LiteRT float32':>18} {'interval':>15} {'first, ms':>10} {'MB':>6}",
     ]
     results = []
-    for (name, beams), values in rates.items():
-        ratios = np.log(np.array(values) / np.array(rates["LiteRT decode-float32", beams]))
+    for name, beams in turns:
+        base = "LiteRT decode-float32"
+        values, others = (rates[name, beams], rates[base, beams]) if name in decoders else (few[name], few[base])
+        ratios = np.log(np.array(values) / np.array(others))
         low, high = np.exp(np.percentile(rng.choice(ratios, (4000, len(ratios))).mean(axis=1), (2.5, 97.5)))
         results.append(
             {
@@ -289,9 +322,10 @@ def main() -> None:
             f"{name:32} {beams:>5} {entry['tokens_per_second']:9.0f} {entry['ratio']:18.3f} "
             f"{low:7.3f}-{high:7.3f} {shown[0]:>10} {shown[1]:>6}"
         )
-    keras_rates = np.array(rates["Keras predict", 1])
+    count = min(options.keras, len(sources))
+    lines += ["", f"Greedily, over the {count} sentences of each round that Keras translated too:"]
     for name in decoders:
-        against = np.array(rates[name, 1]) / keras_rates
+        against = np.array(few[name]) / np.array(few["Keras predict"])
         lines.append(
             f"{name}: {np.median(against):.0f} times Keras' own greedy loop "
             f"(rounds: {against.min():.0f} to {against.max():.0f})"

@@ -7,6 +7,7 @@ Every error that edge-dl raises on purpose is an `EdgeError`. Its `exit_code` is
 from __future__ import annotations
 
 import signal
+import unicodedata
 from typing import Any
 
 
@@ -104,6 +105,16 @@ def printable(text: str) -> str:
     line = " ".join(text.splitlines())
     # The no-break space between a number and its unit is harmless, and Python calls it not printable.
     return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def one_line(text: str) -> str:
+    """A text that somebody else wrote, as one field of a line for a program to read: all its letters as they are.
+
+    Line breaks become spaces, tabs and other control characters escapes such as \\t. What joins letters (U+200D), keeps
+    them apart or turns their direction stays: without it words of many languages are other words.
+    """
+    line = " ".join(text.splitlines())
+    return "".join(c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) == "Cc" else c for c in line)
 
 
 def signal_name(returncode: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError, printable, signal_name
+from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError, one_line, printable, signal_name
 
 
 def test_the_message_holds_every_part() -> None:
@@ -45,6 +45,20 @@ def test_what_others_wrote_is_one_harmless_line(text: str) -> None:
 
 def test_control_characters_are_shown() -> None:
     assert printable("a\x1b[31mb\r\nc\u202ed\ud800é") == "a\\x1b[31mb c\\u202ed\\ud800é"
+
+
+@given(st.text())
+def test_a_field_of_a_line_is_one(text: str) -> None:
+    shown = one_line(text)
+    assert "\t" not in shown
+    assert len(shown.splitlines()) <= 1
+    assert one_line(shown) == shown
+
+
+def test_a_field_of_a_line_keeps_its_letters() -> None:
+    kept = "می\u200cخواهم 👩\u200d👩 1\u202f000 a\u00a0b \u202ec\u00ad"
+    assert one_line(kept) == kept
+    assert one_line("a\tb\r\nc\u2028d\x1b[31m\x85\x7f") == "a\\tb c d\\x1b[31m \\x7f"
 
 
 def test_signals_have_names() -> None:

@@ -16,7 +16,6 @@ from sound_files import wav
 from stream_bundles import CLIP, LABELS, RATE, network, sound
 from typer.testing import CliRunner
 
-from edge_dl.cli.listen import find_bundle
 from edge_dl.cli.main import app
 from edge_dl.errors import UsageError
 from edge_dl.recipe import SpeechConfig
@@ -129,8 +128,9 @@ def test_a_word_fires_once_and_again_after_the_refractory_time(bundle: Path) -> 
 
 
 def test_other_lowerings_do_not_listen(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stream"):
-        find_bundle(tmp_path)
+    nothing = listen(str(tmp_path), "-", stdin=b"")
+    assert nothing.exit_code == 2
+    assert "no run folder with a `stream` variant" in nothing.stderr
     session = open_session(bundle)
     session.stream = None
     with pytest.raises(UsageError, match="Only a stream model listens"):
@@ -196,15 +196,22 @@ def listen(*arguments: str, stdin: bytes | None = None) -> Any:
     return CliRunner().invoke(app, ["listen", *arguments], input=stdin)
 
 
-def test_a_run_listens_with_the_smallest_stream_that_did_not_fail(tmp_path: Path) -> None:
-    for name in ("stream-float32", "stream-int8", "stream-dynamic", "int8"):
-        (tmp_path / "variants" / name).mkdir(parents=True)
-        (tmp_path / "variants" / name / "manifest.json").touch()
-    assert find_bundle(tmp_path).name == "stream-int8"
-    rows = [{"variant": "stream-int8", "verdict": "fail"}, {"variant": "stream-dynamic", "verdict": "pass"}]
+def test_a_run_listens_with_the_smallest_stream_that_did_not_fail(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(content(sound(CLIP, seed=14)[0]))
+    shutil.copytree(bundle, tmp_path / "variants" / "stream-float32")
+    # Smaller, so preferred, and no bundle that could be opened.
+    (tmp_path / "variants" / "stream-int8").mkdir()
+    (tmp_path / "variants" / "stream-int8" / "manifest.json").write_text("{}")
+    arguments = (str(tmp_path), str(tmp_path / "a.wav"))
+    assert listen(*arguments).exit_code == 2
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "checks" / "stream-int8.json").write_text(json.dumps({"verdict": "fail"}))
+    assert listen(*arguments).exit_code == 0
+    (tmp_path / "checks" / "stream-int8.json").unlink()
+    rows = [{"variant": "stream-int8", "verdict": "fail"}, {"variant": "stream-float32", "verdict": "pass"}]
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "selection.json").write_text(json.dumps({"chosen": "int8", "rows": rows}))
-    assert find_bundle(tmp_path).name == "stream-dynamic"
+    assert listen(*arguments).exit_code == 0
 
 
 def test_listen_prints_words(bundle: Path, tmp_path: Path) -> None:

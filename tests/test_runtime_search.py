@@ -13,7 +13,19 @@ import pytest
 from tiny_decoder import TinyDecoder
 
 from edge_dl.errors import StageError, UsageError
-from edge_dl.runtime.search import BEGIN, END, LEAST_ATTENTION, PADDING, SMALLEST, Hypothesis, Search, search
+from edge_dl.runtime.search import (
+    BEGIN,
+    END,
+    LEAST_ATTENTION,
+    MOST_COUNT,
+    MOST_WEIGHT,
+    PADDING,
+    SMALLEST,
+    Hypothesis,
+    Search,
+    length_penalty,
+    search,
+)
 
 SOURCE = np.array([4, 5, 4, 6, END, PADDING, PADDING], np.int32)
 PLACES = 4  # of SOURCE that are pieces
@@ -273,9 +285,31 @@ def test_a_decoder_may_keep_what_it_is_given() -> None:
 
 
 def test_states_stay_where_they_are_if_no_hypothesis_moved() -> None:
-    certain = Scripted(lambda step: [0, 0, 0, float(step == 3), float(step != 3), 0], beams=1, steps=5)
-    search(certain, SOURCE)
-    assert certain.moved == 0
+    """After the first token, for which both beams grow from one row, their ranks never change."""
+    steady = Scripted(
+        lambda step: [0, 0, 0, 0, 0.6, 0.4] if step == 0 else [0, 0, 0, step == 4, step != 4, 0], beams=2, steps=6
+    )
+    assert [one.tokens for one in search(steady, SOURCE, Search(beams=2, best=2))] == [(4, 4, 4, 4), (5, 4, 4, 4)]
+    assert steady.count == 5
+    assert steady.moved == [[0, 0]]
+
+
+def test_states_move_with_their_hypotheses() -> None:
+    class Turning(Scripted):
+        """After the less likely token 5 all is certain; after token 4 it is not, and its beam falls behind."""
+
+        def step(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            chances, looked = super().step(tokens)
+            chances[tokens == 5] = [0, 0, 0, 0, 0, 1]
+            return chances, looked
+
+    turning = Turning(lambda step: [0, 0, 0, 0, 0.6, 0.4] if step == 0 else [0, 0, 0, 0, 0.5, 0.5], beams=2, steps=3)
+    found = search(turning, SOURCE, Search(beams=2, best=2, longest=3))
+    assert [one.tokens for one in found] == [(5, 5, 5), (4, 4, 4)]
+    assert turning.moved == [[0, 0], [1, 0]]
+    both = Scripted(lambda step: [0, 0, 0, 0, 0.6, 0.4], beams=2, steps=3)
+    assert [one.tokens for one in search(both, SOURCE, Search(beams=2, best=2))] == [(4, 4, 4), (4, 4, 5)]
+    assert both.moved == [[0, 0], [0, 0]], "both grow from the better one each time"
 
 
 def test_without_attention() -> None:
@@ -318,7 +352,10 @@ def test_scores_that_are_no_probabilities_are_refused(row: list[float]) -> None:
         (Search(longest=-1), "longest must be"),
         (Search(length_penalty=-0.1), "length_penalty must be a number from 0"),
         (Search(length_penalty=math.nan), "length_penalty"),
+        (Search(length_penalty=1000.0), r"length_penalty must be a number from 0 to 10\. Received: 1000\.0"),
         (Search(coverage=math.inf), "coverage"),
+        (Search(coverage=1e300), "coverage must be a number from 0 to 10"),
+        (Search(longest=10**400), "longest must be a whole number from 0 to 2147483647"),
         (Search(beams=2, best=3), "as many hypotheses as it has beams"),
         (Search(beams=5), r"takes 4 hypotheses a step\. Received: beams=5\. Ask for at most 4"),
     ],
@@ -328,6 +365,14 @@ def test_settings_are_checked(settings: Search, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         search(decoder, SOURCE, settings)
     assert not decoder.calls
+
+
+def test_the_largest_settings_there_are() -> None:
+    decoder = TinyDecoder(9, beams=4, seed=1, ends=2.0)
+    settings = Search(beams=4, best=4, length_penalty=10, coverage=10, longest=300)
+    found = search(decoder, SOURCE, settings)
+    assert all(math.isfinite(one.score) for one in found)
+    assert math.isfinite(length_penalty(MOST_COUNT, MOST_WEIGHT))
 
 
 @pytest.mark.parametrize("source", [np.zeros(0, np.int32), np.zeros((1, 4), np.int32), np.zeros(4)])
@@ -343,14 +388,18 @@ def test_a_model_of_any_length_needs_a_limit() -> None:
 
 
 class Scripted:
-    """A decoder whose answers a test writes: the same for every hypothesis of a step."""
+    """A decoder whose answers a test writes: the same for every hypothesis of a step.
+
+    Attributes:
+        moved: the parents of every reordering.
+    """
 
     def __init__(
         self, chances: Callable[[int], list[Any]], *, beams: int = 1, steps: int = 6,
         attention: Callable[[int], list[float]] | None = None,
     ) -> None:  # fmt: skip
         self.chances, self.beams, self.steps, self.attention = chances, beams, steps, attention
-        self.moved = 0
+        self.moved: list[list[int]] = []
 
     def begin(self, source: np.ndarray) -> None:
         self.count = 0
@@ -362,4 +411,4 @@ class Scripted:
         return np.tile(row, (len(tokens), 1)), None if looked is None else np.tile(looked, (len(tokens), 1))
 
     def reorder(self, parents: np.ndarray) -> None:
-        self.moved += 1
+        self.moved.append(parents.tolist())

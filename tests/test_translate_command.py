@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -19,8 +20,6 @@ from typer.testing import CliRunner, Result
 
 from edge_dl.bundle import Bundle, read_bundle
 from edge_dl.cli.main import app
-from edge_dl.cli.translate import find_bundle
-from edge_dl.errors import UsageError
 from edge_dl.files import read_json, sha256_file, write_json
 from edge_dl.runtime import Search, Translator
 from edge_dl.text import SPECIAL, Normalization, Subwords, Tables
@@ -139,27 +138,32 @@ def test_a_text_that_is_too_long_stops_nothing_else(made: Bundle) -> None:
     assert lines[1] == ""
 
 
-def test_a_run_folder_translates_with_what_was_chosen(made: Bundle, tmp_path: Path) -> None:
-    for name in ("decode-int8", "decode-float32", "while-float32"):
+def test_a_run_folder_translates_with_what_was_chosen_and_did_not_fail(made: Bundle, tmp_path: Path) -> None:
+    for name in ("decode-float32", "while-float32"):
         shutil.copytree(made.folder, tmp_path / "variants" / name)
-    assert find_bundle(tmp_path).name == "decode-int8"
-    assert find_bundle(made.folder) == made.folder
-    rows = [{"variant": "decode-int8", "verdict": "fail"}, {"variant": "decode-float32", "verdict": "pass"}]
-    write_json(tmp_path / "bench" / "selection.json", {"chosen": "", "rows": rows})
-    assert find_bundle(tmp_path).name == "decode-float32"
-    write_json(tmp_path / "bench" / "selection.json", {"chosen": "while-float32", "rows": []})
-    assert find_bundle(tmp_path).name == "decode-int8", "another lowering cannot say anything by itself"
+    # Smaller, so preferred, and no model that could translate.
+    shutil.copytree(made.folder, tmp_path / "variants" / "decode-int8")
+    (tmp_path / "variants" / "decode-int8" / TABLES).unlink()
+    assert call(tmp_path, TEXT).exit_code == 2
+    wanted = call(made.folder, TEXT).stdout
     write_json(tmp_path / "bench" / "selection.json", {"chosen": "decode-float32", "rows": []})
-    assert find_bundle(tmp_path).name == "decode-float32"
-    assert call(tmp_path, TEXT).stdout == call(made.folder, TEXT).stdout
-    with pytest.raises(UsageError, match="no run folder with a `decode` variant"):
-        find_bundle(tmp_path / "variants")
+    assert call(tmp_path, TEXT).stdout == wanted
+    write_json(tmp_path / "bench" / "selection.json", {"chosen": "while-float32", "rows": []})
+    assert call(tmp_path, TEXT).exit_code == 2, "another lowering cannot say anything by itself"
+    (tmp_path / "bench" / "selection.json").unlink()
+    write_json(tmp_path / "checks" / "decode-int8.json", {"verdict": "fail"})
+    assert call(tmp_path, TEXT).stdout == wanted
+    write_json(tmp_path / "checks" / "decode-float32.json", {"verdict": "fail"})
+    result = call(tmp_path, TEXT)
+    assert result.exit_code == 2
+    assert "variants failed their checks (decode-int8, decode-float32)" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--beams", 5], "takes 4 hypotheses a step"),
+        (["--length-penalty", 1000], "length_penalty must be a number from 0 to 10"),
         (["--best", 2], "as many hypotheses as it has beams"),
         (["--picture", "a.png"], "is an .svg or an .html"),
         (["--file", "nowhere.txt"], "Name one source of texts"),
@@ -174,9 +178,27 @@ def test_wrong_use(made: Bundle, arguments: list[object], message: str) -> None:
 
 
 def test_no_such_file(made: Bundle, tmp_path: Path) -> None:
-    result = call(made.folder, "--file", tmp_path / "none")
-    assert result.exit_code == 2
-    assert "file of texts must exist" in result.stderr
+    for path in (tmp_path / "none", tmp_path):
+        result = call(made.folder, "--file", path)
+        assert result.exit_code == 2
+        assert f"file of texts must exist, and be no folder. Received: {path}." in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and terminals of POSIX")
+def test_a_file_of_texts_may_be_a_pipe(made: Bundle, tmp_path: Path) -> None:
+    wanted = call(made.folder, TEXT, "q").stdout
+    os.mkfifo(tmp_path / "named")
+    writer = threading.Thread(target=(tmp_path / "named").write_text, args=(f"{TEXT}\nq\n",), daemon=True)
+    writer.start()
+    named = call(made.folder, "--file", tmp_path / "named")
+    assert (named.exit_code, named.stdout) == (0, wanted)
+    writer.join(10)
+    reading, writing = os.pipe()
+    os.write(writing, f"{TEXT}\nq\n".encode())
+    os.close(writing)
+    numbered = call(made.folder, "--file", f"/dev/fd/{reading}")
+    os.close(reading)
+    assert (numbered.exit_code, numbered.stdout) == (0, wanted)
 
 
 @pytest.mark.parametrize("options", [["--attention"], ["--picture", "a.svg"], ["--coverage", "0.1"], ["--beams", "2"]])
@@ -250,6 +272,22 @@ def test_texts_cannot_drive_the_terminal(made: Bundle) -> None:
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and terminals of POSIX")
+def test_copied_words_are_whole_in_a_file_and_harmless_in_a_terminal(made: Bundle) -> None:
+    copied = "می\u200cخواهم 👩\u200d👩 1\u202f000"
+    assert call(made.folder, copied).stdout == f"{copied}\t0.000\n"
+    # A tab or a line break within would make another field or line.
+    assert call(made.folder, "☃\t☃\x1b\u2028☃").stdout == "☃\\t☃\\x1b ☃\t0.000\n"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    words = [sys.executable, "-m", "edge_dl", "translate", str(made.folder), copied]
+    ours, theirs = os.openpty()
+    subprocess.run(words, env=environment, stdout=theirs, stderr=subprocess.DEVNULL, check=True, timeout=120)
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode("utf-8")
+    os.close(ours)
+    assert shown.splitlines() == ["می\\u200cخواهم 👩\\u200d👩 1\\u202f000\t0.000"]
 
 
 def test_as_a_program_it_loads_no_keras_and_a_closed_pipe_ends_it(made: Bundle) -> None:

@@ -165,6 +165,8 @@ def test_without_attention_an_unknown_word_keeps_the_mark_of_the_tables() -> Non
 def test_what_the_model_knows_nothing_of_is_copied_and_said(translator: Translator, text: str) -> None:
     found = only(translator.translate(text, Search(beams=2, best=2)))
     assert found.text == text
+    assert found.pieces == found.source_pieces
+    assert "</s>" not in found.source_pieces, "the model was given nothing, so no end either"
     assert found.alignment is None
     assert len(found.notes) == 1
     assert "copied as it is" in found.notes[0]

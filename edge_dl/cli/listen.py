@@ -10,39 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_dl.bundle import MANIFEST
+from edge_dl.cli.variants import find_bundle
 from edge_dl.errors import UsageError, printable
-from edge_dl.files import read_json
 from edge_dl.runtime import StreamSession
 from edge_dl.runtime.hearing import microphone_chunks, pipe_chunks, wav_chunks
 from edge_dl.runtime.streams import Score
 
 BAR = 24  # characters of a full score
 REFRESH = 0.05  # seconds between two live lines
-# Which variant of a run listens where no check has decided: the smallest that is there.
-PREFERRED = ("int8", "dynamic", "int4", "mixed", "int16x8", "float16", "float32")
-
-
-def find_bundle(path: Path) -> Path:
-    """A bundle, or of a run folder the smallest stream variant that did not fail its checks.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if (path / MANIFEST).is_file():
-        return path
-    selection = path / "bench" / "selection.json"
-    rows = read_json(selection).get("rows", []) if selection.is_file() else []
-    failed = {row["variant"] for row in rows if row["verdict"] == "fail"}
-    names = [f"stream-{quantization}{edges}" for quantization in PREFERRED for edges in ("", "-io")]
-    for name in names:
-        if name not in failed and (path / "variants" / name / MANIFEST).is_file():
-            return path / "variants" / name
-    raise UsageError(
-        "Name a bundle that listens.",
-        received=f"{path}, which is no bundle and no run folder with a stream variant that passed",
-        todo="Make one: edge-dl run speech-cnn --set model.padding=valid --set conversion.lowerings=auto,stream.",
-    )
+LOWERINGS = ("stream",)
+MAKE = "edge-dl run speech-cnn --set model.padding=valid --set conversion.lowerings=auto,stream"
 
 
 def listen(
@@ -68,7 +45,8 @@ def listen(
             received="a file and the microphone" if microphone else "nothing",
             todo="Give a wav file, - for standard input, or --microphone.",
         )
-    session = StreamSession(find_bundle(bundle), threshold=threshold, smoothing=smoothing, refractory=refractory)
+    folder = find_bundle(bundle, LOWERINGS, rule="Name a bundle that listens.", make=MAKE)
+    session = StreamSession(folder, threshold=threshold, smoothing=smoothing, refractory=refractory)
     if not session.rate:
         raise UsageError(
             "To listen, a model must take sounds of a known rate.", received=f"{bundle}, whose manifest names none"

@@ -12,50 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_dl.bundle import MANIFEST
 from edge_dl.cli.alignment import matrix
 from edge_dl.cli.console import ConsoleProgress
-from edge_dl.errors import EdgeError, UsageError, printable
-from edge_dl.files import read_json, write_atomic
+from edge_dl.cli.variants import find_bundle
+from edge_dl.errors import EdgeError, UsageError, one_line, printable
+from edge_dl.files import write_atomic
 from edge_dl.progress import Step
 from edge_dl.report.alignment import Alignment, draw, page
 from edge_dl.runtime.search import Search
 from edge_dl.runtime.translation import Translation, Translator
 
-# Which variant of a run translates where no check has decided: the smallest that is there.
-PREFERRED = ("int8", "dynamic", "int4", "mixed", "int16x8", "float16", "float32")
+# Other lowerings of the same model take whole sentences, and cannot go on from a token of their own.
 LOWERINGS = ("decode", "decode-unroll")
+
 PATIENCE = 2.0  # seconds until a bar is shown
 MOST_PICTURES = 200  # in one file
 PICTURES = (".svg", ".html")
-
-
-def find_bundle(path: Path) -> Path:
-    """A bundle, or of a run folder the variant that was chosen, else the smallest that did not fail its checks.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if (path / MANIFEST).is_file():
-        return path
-    selection = path / "bench" / "selection.json"
-    value = read_json(selection) if selection.is_file() else {}
-    failed = {row["variant"] for row in value.get("rows", []) if row["verdict"] == "fail"}
-    names = [
-        f"{lowering}-{quantization}{edges}"
-        for quantization in PREFERRED
-        for lowering in LOWERINGS
-        for edges in ("", "-io")
-    ]
-    for name in [str(value.get("chosen") or ""), *names]:
-        # Other lowerings of the same model take whole sentences, and cannot go on from a token of their own.
-        if name.startswith(LOWERINGS) and name not in failed and (path / "variants" / name / MANIFEST).is_file():
-            return path / "variants" / name
-    raise UsageError(
-        "Name a bundle that translates.",
-        received=f"{path}, which is no bundle and no run folder with a `decode` variant that passed",
-        todo="Make one: edge-dl run translate.",
-    )
 
 
 def translate(
@@ -82,9 +54,14 @@ def translate(
         )
     if texts and file is not None:
         raise UsageError("Name one source of texts.", received="texts and --file", todo="Give one of them.")
-    if file is not None and not file.is_file():
-        raise UsageError("The file of texts must exist.", received=str(file))
-    translator = Translator(find_bundle(bundle), runtime=runtime, threads=threads)
+    if file is not None and (file.is_dir() or not file.exists()):
+        raise UsageError(
+            "The file of texts must exist, and be no folder.",
+            received=str(file),
+            todo="Name a file with a text on each line.",
+        )
+    folder = find_bundle(bundle, LOWERINGS, rule="Name a bundle that translates.", make="edge-dl run translate")
+    translator = Translator(folder, runtime=runtime, threads=threads)
     translator.check(settings)
     if (attention or picture is not None) and translator.attends is False:
         raise UsageError(
@@ -132,7 +109,10 @@ def _texts(texts: list[str], file: Path | None) -> Iterator[str]:
                 ) from None
 
 
-def _count_lines(file: Path) -> int:
+def _count_lines(file: Path) -> int | None:
+    """Lines of a file; None for a named pipe and the like, which can be read only once."""
+    if not file.is_file():
+        return None
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 
@@ -179,8 +159,10 @@ class _Display:
         if self.json:
             self._line(plain.dumps({"source": text, "translations": [_plain(one) for one in found]}))
         else:
+            # Only a terminal obeys what it is sent; a file should get the words as they are.
+            shown = printable if sys.stdout.isatty() else one_line
             for one in found:
-                self._line(f"{printable(one.text)}\t{one.score:.3f}")
+                self._line(f"{shown(one.text)}\t{one.score:.3f}")
                 if self.attention and (drawn := self._matrix(one)):
                     self._line(f"\n{drawn}\n")
             if len(found) > 1:

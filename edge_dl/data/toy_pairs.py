@@ -13,8 +13,7 @@ from collections import Counter
 import numpy as np
 
 from edge_dl.data import toy_phrases
-
-Pair = tuple[str, str]
+from edge_dl.data.sentences import Pair
 
 # Of numbers, dates and composed sentences each.
 HELD_OUT = 0.1

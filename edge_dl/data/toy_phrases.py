@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-Pair = tuple[str, str]
+from edge_dl.data.sentences import Pair
 
 
 def _read(block: str) -> list[Pair]:

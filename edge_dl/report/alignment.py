@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_dl.report.svg import plain_label
+from edge_dl.text import END, SPECIAL
+from edge_dl.text.normalization import SPACE
 
-SPACE = "\u2581"
-END = "</s>"  # of a sentence
 CELL, FONT, GAP = 26, 13, 8
 SLANT = 0.7072  # sin and cos of 45 degrees
 LONGEST = 24  # characters of a label
@@ -56,7 +56,7 @@ def piece_labels(pieces: Sequence[str]) -> list[str]:
 
     Punctuation and what follows it have no dot; a space alone is "␣". Where all pieces are single characters none has.
     """
-    characters = all(len(piece.removeprefix(SPACE)) <= 1 for piece in pieces if piece != END)
+    characters = all(len(piece.removeprefix(SPACE)) <= 1 for piece in pieces if piece != SPECIAL[END])
     labels = []
     in_word = False
     for piece in pieces:

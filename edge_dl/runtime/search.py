@@ -40,6 +40,9 @@ from edge_dl.text.subwords import BEGIN, END, PADDING
 SMALLEST = float(np.finfo(np.float32).tiny)
 # Attention below this is no attention. Rounded to integers it may be zero, and log 0 would outweigh everything else.
 LEAST_ATTENTION = 1e-7
+# Wu et al. used weights of at most 1. Far beyond, powers of a length are larger than any float64.
+MOST_WEIGHT = 10
+MOST_COUNT = 2**31 - 1
 
 
 class Decoder(Protocol):
@@ -81,8 +84,9 @@ class Search:
 
     Attributes:
         beams: prefixes kept; 1 is greedy search. At most what the model takes in a step.
-        length_penalty: exponent of lp; 0 ranks by probability, which favours short answers.
-        coverage: weight of the coverage term, which favours answers that look at all of the source; needs attention.
+        length_penalty: exponent of lp, from 0 to 10; 0 ranks by probability, which favours short answers.
+        coverage: weight of the coverage term, from 0 to 10, which favours answers that look at all of the source; needs
+            attention.
         best: hypotheses to give, at most `beams`.
         longest: tokens a hypothesis may have, its end among them; 0: as many as the model was made for.
     """
@@ -97,12 +101,14 @@ class Search:
         """Raise a `UsageError` that names the setting that is out of its range."""
         for name, low in (("beams", 1), ("best", 1), ("longest", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UsageError(f"A search's {name} must be a whole number from {low}.", received=repr(value))
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST_COUNT:
+                raise UsageError(
+                    f"A search's {name} must be a whole number from {low} to {MOST_COUNT}.", received=repr(value)
+                )
         for name in ("length_penalty", "coverage"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise UsageError(f"A search's {name} must be a number from 0.", received=repr(value))
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_WEIGHT:
+                raise UsageError(f"A search's {name} must be a number from 0 to {MOST_WEIGHT}.", received=repr(value))
         if self.best > self.beams:
             raise UsageError(
                 "A search gives at most as many hypotheses as it has beams.",

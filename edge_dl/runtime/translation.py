@@ -40,8 +40,8 @@ class Translation:
         text: the translation, with the source's spaces and line ends between its sentences.
         score: the search's score (`edge_dl.runtime.search`); of several sentences the sum. 0 is the highest there is.
         pieces: of the translation, "▁" for a space; a copied one is what was copied.
-        source_pieces: the parts of the source that the model was given, "▁" for a space, each sentence's end "</s>"
-            among them.
+        source_pieces: the parts of the source, "▁" for a space, with the end "</s>" of each sentence that the model was
+            given; one that was copied whole has none.
         alignment: (pieces, source_pieces) attention paid to each part when a piece was chosen; None where the model
             gives no attention.
         finished: whether the model ended every sentence; False where the limit cut one off.
