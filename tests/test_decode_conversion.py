@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -162,8 +163,10 @@ def test_integer_attention_leaves_padding_out(run: Path) -> None:
     assert np.ptp(first[first > 1e-6]) > 0.01
 
 
-def test_a_cell_of_ones_own_in_integers(tmp_path: Path) -> None:
+def test_a_cell_of_ones_own_in_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input feeding: the attention is computed inside the decoder's loop, and what it found is a state."""
+    # The child process that loads the model finds the cell's module as a user's would be found.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     keras.utils.set_random_seed(4)
     models.strengthen(models.input_feeding()).save(tmp_path / "own.keras")
     data = {key: value for key, value in models.sentences(60).items() if key.startswith("x/")}

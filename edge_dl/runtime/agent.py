@@ -207,10 +207,18 @@ def _load_runtime(name: str) -> tuple[Any, str]:
         version = metadata.version(name.replace("_", "-"))
     except metadata.PackageNotFoundError:
         version = ""
-    old = name == "tflite_runtime" or version.startswith("1.0.")
-    if old and int(np.__version__.split(".")[0]) >= 2:
+    if _is_first(name, version) and int(np.__version__.split(".")[0]) >= 2:
         raise ImportError(f"{name} {version} needs numpy<2, and NumPy is {np.__version__}")
     return module, version
+
+
+def _is_first(name: str, version: str) -> bool:
+    """Whether a runtime is of TFLite's time: tflite-runtime, or LiteRT's first release.
+
+    Measured of tflite-runtime 2.14.0 and LiteRT 1.0.1, and not of LiteRT 1.2.0 and later: they need numpy<2, and with
+    several signatures their XNNPACK takes float16 weights of one for those of another, without a word.
+    """
+    return name == "tflite_runtime" or version.startswith("1.0.")
 
 
 def find_runtime(runtime: str = "auto") -> tuple[str, Any, str]:
@@ -658,6 +666,8 @@ class Session:
             if self.manifest.get("labels"):
                 with open(os.path.join(self.path, self.manifest["labels"]), encoding="utf-8", newline="") as file:
                     self.labels = file.read().split("\n")[:-1]
+        if self.manifest and self.manifest.get("encoder") and self.manifest.get("quantization") == "float16":
+            delegate = delegate and not _is_first(*find_runtime(runtime)[::2])
         self.interpreter = Interpreter(
             model, runtime=runtime, threads=threads, delegate=delegate, signature=signature, keep_tensors=keep_tensors
         )
