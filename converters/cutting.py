@@ -79,6 +79,25 @@ class Cut:
         results = [values[id(tensor)] for tensor in graph.outputs]
         return name_outputs(self.model, keras.tree.pack_sequence_as(graph._outputs_struct, results))
 
+    def says_tokens(self) -> bool:
+        """Whether the target is tokens that a decoder says one by one: whole numbers, or as many classes as one of the
+        outputs tells apart (one-hot, as Keras' tutorial has characters). What else is fed to steps is known beforehand.
+        """
+        import keras
+
+        target = self.inputs.specs[self._position(self.target)]
+        if target.dtype.startswith(("int", "uint")):
+            return True
+        for tensor in graph_of(self.model).outputs:
+            layer = tensor._keras_history.operation
+            layer = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
+            classes = isinstance(layer, keras.layers.Softmax) or (
+                getattr(layer, "activation", None) is keras.activations.softmax
+            )
+            if classes and tuple(tensor.shape[2:]) == target.shape[2:]:
+                return True
+        return False
+
     def _position(self, name: str) -> int:
         return [spec.name for spec in self.inputs.specs].index(name)
 

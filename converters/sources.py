@@ -33,8 +33,9 @@ class Source(Protocol):
         Returns:
             "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
             "reason", "todo"}]}, "by_name" the same for lowerings that are made only when asked for by name,
-            "decoding" the lowerings with which an encoder and its decoder can be told apart, "shapes" {input: shape}
-            to export with.
+            "decoding" the lowerings with which an encoder and its decoder can be told apart, "tokens" whether what the
+            decoder is fed are tokens that it said, "encoder_steps" steps of the layers that are not the decoder's,
+            "shapes" {input: shape} to export with.
         """
 
     def export(
@@ -125,11 +126,18 @@ class KerasSource:
         if allowed or cut is not None:  # A layer that no lowering knows cannot be watched either.
             for call in watch_calls(self.model, inputs, encoder_call(cut) if cut is not None else None):
                 steps[call.path] = steps.get(call.path, 0) + call.steps
+        encoder_steps = sum(steps.values())
+        for item in layers:
+            if cut is not None and id(item.layer) in cut.decoder:
+                said = next(spec for spec in inputs.specs if spec.name == cut.target)
+                steps[item.path] = steps.get(item.path, 0) + said.shape[1]
         return {
             "kind": "keras",
             "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
             "allowed": allowed or [Lowering.NONE.value],
             "decoding": [item.value for item in decoding],
+            "tokens": cut is not None and cut.says_tokens(),
+            "encoder_steps": encoder_steps,
             "refusals": refusals,
             "by_name": {
                 item.value: [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
