@@ -505,7 +505,7 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
     whole = [Lowering(item) for item in facts["allowed"]]
     decoding = [Lowering(item) for item in facts.get("decoding", ())]
     refusals = facts["refusals"]
-    # Only who says tokens one by one has no target to give; known values of a forecast's hours are there from the start.
+    # Only who says tokens one by one has no target to give; what a forecast is told of its hours is known before.
     said = bool(facts.get("tokens")) or all(refusals.values())
     allowed = decoding if decoding and said else whole
     chosen: list[Lowering] = []

@@ -33,9 +33,9 @@ from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
 from edge_dl.files import gzip_size, load_npz, save_npz
 from edge_dl.names import values_under
+from edge_dl.runtime.agent import ATTENTION
 from edge_dl.variants import Lowering, VariantSpec
 
-ATTENTION = "attention"  # the output with weights over the source's tokens
 ENCODE_FILE, DECODE_FILE = "encode.tflite", "decode.tflite"
 GOLDEN_SAMPLES = 16
 PREDICT_BATCH = 256

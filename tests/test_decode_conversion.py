@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 
 from edge_dl.bundle import Manifest, parse_manifest, read_bundle
 from edge_dl.checks.jobs import variant_case, verify_variant
+from edge_dl.checks.parity import check_parity
 from edge_dl.checks.verdicts import Verdict
 from edge_dl.cli.main import app
-from edge_dl.converters import convert, jobs, run_conversion, split_signatures, tensors
+from edge_dl.converters import convert, jobs, packing, run_conversion, split_signatures, tensors
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, ConversionConfig
@@ -134,8 +135,6 @@ def test_each_signature_alone_answers_as_in_the_file(run: Path, variant: str) ->
 
 
 def test_a_file_without_signatures_cannot_be_split(run: Path) -> None:
-    from edge_dl.converters import packing
-
     model = tensors.read(run / "variants" / "decode-float32" / "model.tflite")
     model.signatureDefs = []
     with pytest.raises(UsageError, match="signature"):
@@ -249,6 +248,47 @@ def test_both_sessions_take_turns(session: Session) -> None:
     for token, wanted in zip((2, 5, 6), alone, strict=True):
         beams.step(np.full(4, token + 1, "int32"))
         np.testing.assert_array_equal(session.step(token)["next_token"], wanted)
+
+
+def test_beams_that_mix_up_their_states_fail(run: Path, tmp_path: Path) -> None:
+    """A step for one is right, the step for several is not: only what compares the two can tell."""
+    keras.utils.set_random_seed(5)
+    models.strengthen(models.tutorial("lstm")).save(tmp_path / "own.keras")
+    data = {key: value for key, value in models.sentences(20).items() if key.startswith("x/")}
+    convert(tmp_path / "own.keras", tmp_path, lowering="decode", quantization="float32", data=data, task="translation")
+    folder = tmp_path / "variants" / "decode-float32"
+    manifest = read_json(folder / "manifest.json")
+    write_json(folder / "manifest.json", manifest | {"limits": {"max_abs": 1e-4}})
+    good = agent.verify(open_session(folder))
+    assert good["passed"], good["failures"]
+    assert good["beams"]["next_token"]["max_abs"] < 1e-5
+    model = tensors.read(folder / "model.tflite")
+    (beams,) = (item for item in model.signatureDefs if tensors.text_of(item.signatureKey) == "decode_beams")
+    swapped = {tensors.text_of(item.name): item for item in beams.outputs}
+    first, second = swapped["next_state_0"], swapped["next_state_1"]
+    first.tensorIndex, second.tensorIndex = second.tensorIndex, first.tensorIndex
+    (folder / "model.tflite").write_bytes(packing.pack(model))
+    session = Session(folder, check_hashes=False)
+    report = agent.verify(session)
+    assert not report["passed"]
+    assert [text[:27] for text in report["failures"]] == ["beams: next_token: max_abs "]
+    inputs, wanted = session.golden()
+    found = check_parity(session, inputs, wanted, task="translation")
+    assert [check.name for check in found.checks if check.verdict is Verdict.FAIL] == ["beams"]
+
+
+def test_one_golden_sample_is_enough_to_compare_beams(session: Session) -> None:
+    inputs = {name: value[:1] for name, value in session.golden()[0].items()}
+    figures, failures = agent.compare_beams(session, inputs, "translation", {"max_abs": 1e-5})
+    assert failures == []
+    assert set(figures) == {"next_token", "attention"}
+    assert (figures["next_token"]["top1"], figures["attention"]["top1"]) == (1.0, None)
+
+
+def test_a_manifest_that_knows_its_tokens_says_what_they_are_chosen_by() -> None:
+    names = ["attention", "weights"]
+    assert agent.class_outputs({}, names) == ["weights"]
+    assert agent.class_outputs({"translation": {"output": "attention"}}, names) == ["attention"]
 
 
 @pytest.mark.parametrize("parents", [[0, 1, 2], [0, 1, 2, 4], [0, 1, 2, -1], [0.0, 1.0, 2.0, 3.0]])

@@ -32,6 +32,7 @@ FORMAT = 1
 RUNTIMES = ("ai_edge_litert", "tflite_runtime", "tensorflow")
 _MODULES = {name: name + ".interpreter" for name in RUNTIMES[:2]}
 _MODULES["tensorflow"] = "tensorflow.lite.python.interpreter"
+ATTENTION = "attention"  # the output with weights over a source, where no manifest says which one it is
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 if TYPE_CHECKING:  # Not evaluated at run time: Python 3.8 cannot subscript dict.
@@ -1214,11 +1215,13 @@ def verify(session: Session) -> dict[str, Any]:
     """Run a bundle's golden samples and compare with the reference, under the manifest's limits.
 
     NaN and infinity fail first; then shape, largest error, cosine, signal-to-noise ratio (dB) and top-1 agreement an
-    output; then the same samples in reverse order must give the same bits (a leaking state does not).
+    output; then the same samples in reverse order must give the same bits (a leaking state does not). Of a decoder with
+    beams, steps for several hypotheses must give what steps for one give (`compare_beams`).
 
     Returns:
         {"passed": bool, "samples": n, "failures": [text...], "outputs": {name: {"max_abs", "mean_abs", "rmse",
-        "cosine", "snr_db", "top1"}}, "model": Session.describe()}; None where a figure does not exist.
+        "cosine", "snr_db", "top1"}}, "model": Session.describe()}; None where a figure does not exist. With beams also
+        "beams", as "outputs", against steps for one.
     """
     inputs, reference = session.golden()
     answers = session.predict(inputs)
@@ -1227,6 +1230,7 @@ def verify(session: Session) -> dict[str, Any]:
     limits = {name: limit for name, limit in manifest.get("limits", {}).items() if limit is not None}
     failures: list[str] = []
     outputs: dict[str, dict[str, Any]] = {}
+    classes = class_outputs(manifest, list(reference))
     for name, want in reference.items():
         got = answers[name]
         if not np.isfinite(want).all():
@@ -1241,29 +1245,104 @@ def verify(session: Session) -> dict[str, Any]:
             continue
         if not np.array_equal(got, backwards[name][::-1]):
             failures.append(f"{name}: another answer when the samples come in another order (a state leaks)")
-        # Weights over a source are no choice among classes, whatever the task.
-        figures = _compare(got, want, "" if name == "attention" else manifest.get("task", ""))
+        figures = _compare(got, want, manifest.get("task", "") if name in classes else "")
         outputs[name] = figures
-        # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
-        bounds = {"max_abs": limits["max_abs"] * max(1.0, float(np.abs(want).max()))} if "max_abs" in limits else {}
-        bounds.update({figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")})
-        if bounds["top1"] is not None:
-            # A share of a few samples is coarse: whole samples are counted.
-            bounds["top1"] = 1 - math.ceil((1 - bounds["top1"]) * len(want)) / len(want)
-        for figure, bound in bounds.items():
-            value = figures[figure]
-            if bound is None or value is None:
-                continue
-            if value > bound if figure == "max_abs" else value < bound - 1e-9:
-                failures.append(f"{name}: {figure} {value:.6g} beyond the limit {bound:.6g}")
+        failures += [f"{name}: {text}" for text in _beyond(figures, want, limits)]
     count = len(next(iter(inputs.values())))
-    return {
-        "passed": not failures,
-        "samples": count,
-        "failures": failures,
-        "outputs": outputs,
-        "model": session.describe(),
-    }
+    report: dict[str, Any] = {"samples": count, "outputs": outputs}
+    if session.beams:
+        report["beams"], found = compare_beams(session, inputs, manifest.get("task", ""), limits)
+        failures += [f"beams: {text}" for text in found]
+    return {"passed": not failures, "failures": failures, **report, "model": session.describe()}
+
+
+def class_outputs(manifest: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Outputs among which one class is chosen, if the task is one of classes at all.
+
+    Weights over a source are no choice among classes, whatever the task. A manifest that knows its tokens says which
+    output they are chosen by; elsewhere weights have the name `ATTENTION`.
+    """
+    named = (manifest.get("translation") or {}).get("output")
+    return [name for name in names if (name == named if named else name != ATTENTION)]
+
+
+def compare_beams(
+    session: Session, inputs: Arrays, task: str, limits: dict[str, float], *, samples: int = 3, steps: int = 16
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Compare steps for several hypotheses at a time with the same model's steps for one.
+
+    The rows of `beams` are told different things, and go on from each other's states now and then, as in a search.
+    What each row answered on its way is held against `predict` of the same target.
+
+    Args:
+        session: one with beams.
+        inputs: samples by input name, sample axis first.
+        task, limits: as in `verify`.
+        samples: how many sources to take.
+        steps: steps of each at most.
+
+    Returns:
+        Figures by output name, as in `verify`, and what is beyond the limits.
+    """
+    beams, count = session.beam_session(), session.beams
+    fed = {name: inputs[name][:, :steps] for name in session.sequence_inputs}
+    total, steps = len(next(iter(fed.values()))), next(iter(fed.values())).shape[1]
+    got: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+    wanted: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+    for row in range(min(samples, total)):
+        source = {name: value[row] for name, value in inputs.items() if name not in fed}
+        # Other samples' targets, each moved on by its row: one golden sample is enough for rows that differ.
+        told = {
+            name: np.stack([np.roll(value[(row + beam) % total], -beam, 0) for beam in range(count)])
+            for name, value in fed.items()
+        }
+        answers: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+        beams.encode(source)
+        for step in range(steps):
+            if step:
+                # Mostly another order; every third time two go on from each row of the first half.
+                parents = np.roll(np.arange(count), 1) if step % 3 else np.arange(count) // 2
+                beams.reorder(parents)
+                for value in told.values():
+                    value[:, :step] = value[parents, :step]
+                answers = {name: [part[parents] for part in parts] for name, parts in answers.items()}
+            for name, part in beams.step({name: value[:, step] for name, value in told.items()}).items():
+                answers[name].append(part)
+        repeated = {name: np.repeat(value[np.newaxis], count, 0) for name, value in source.items()}
+        for name, value in session.predict({**repeated, **told}).items():
+            got[name].append(np.stack(answers[name], 1))
+            wanted[name].append(value)
+    figures: dict[str, dict[str, Any]] = {}
+    failures: list[str] = []
+    classes = class_outputs(session.manifest or {}, list(got))
+    for name in session.outputs:
+        have, want = np.concatenate(got[name]), np.concatenate(wanted[name])
+        if have.shape != want.shape or not np.isfinite(have).all() or not np.isfinite(want).all():
+            failures.append(f"{name}: shape {list(have.shape)} instead of {list(want.shape)}, or NaN or infinity")
+            continue
+        figures[name] = _compare(have, want, task if name in classes else "")
+        failures += [f"{name}: {text}" for text in _beyond(figures[name], want, limits)]
+    return figures, failures
+
+
+def _beyond(figures: dict[str, Any], want: np.ndarray, limits: dict[str, float]) -> list[str]:
+    """What of an output's figures is beyond the limits, in words."""
+    # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
+    bounds: dict[str, Any] = {}
+    if "max_abs" in limits:
+        bounds["max_abs"] = limits["max_abs"] * max(1.0, float(np.abs(want).max()))
+    bounds.update({figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")})
+    if bounds["top1"] is not None:
+        # A share of a few samples is coarse: whole samples are counted.
+        bounds["top1"] = 1 - math.ceil((1 - bounds["top1"]) * len(want)) / len(want)
+    found = []
+    for figure, bound in bounds.items():
+        value = figures[figure]
+        if bound is None or value is None:
+            continue
+        if value > bound if figure == "max_abs" else value < bound - 1e-9:
+            found.append(f"{figure} {value:.6g} beyond the limit {bound:.6g}")
+    return found
 
 
 def _compare(got: np.ndarray, want: np.ndarray, task: str) -> dict[str, float | None]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edge_dl.errors import UsageError
-from edge_dl.runtime.agent import Session
+from edge_dl.runtime.agent import ATTENTION, Session
 from edge_dl.text.subwords import PADDING
-
-ATTENTION = "attention"
 
 
 class SessionDecoder:
