@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, ConversionConfig
 from edge_dl.runtime import agent, open_session
 from edge_dl.runtime.agent import Session
+from edge_dl.runtime.decoders import SessionDecoder
 from edge_dl.variants import Quantization
 
 MADE = (
@@ -355,6 +358,11 @@ def test_a_batch_of_sources(run: Path, tmp_path: Path) -> None:
     assert made[0].ok, made[0].message
     opened = open_session(tmp_path / "variants" / "decode-float32")
     assert (opened.batch, opened.beams) == (3, 0)
+    with pytest.raises(UsageError, match=rf"has shape \[3, {SOURCE}\]"):
+        opened.encode(np.ones(SOURCE, "int32"))
+    with pytest.raises(UsageError, match=r"conversion\.batch=1"):
+        opened.beam_session()
+    assert any("conversion.batch=1" in note for note in made[0].notes)
     report = agent.verify(opened)
     assert report["passed"], report["failures"]
     assert report["samples"] == 7  # Which 3 does not divide.
@@ -435,33 +443,64 @@ def put(*path: Any, value: Any) -> Any:
     return change
 
 
+WORDS = {"tables": "golden.npz", "source": "source", "target": "target", "output": "next_token"}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "parsed", "told"),
     [
-        without("encoder"),
-        without("sequence"),
-        without("encoder", "key"),
-        put("encoder", "key", value="other"),
-        put("encoder", "outputs", value=[]),
-        put("encoder", "inputs", value=[]),
-        put("encoder", "inputs", 0, "name", value="target"),
-        put("signature", "states", 0, "initial", value="nothing"),
-        put("beams", "count", value=1),
-        put("beams", "count", value=3),
-        put("beams", "key", value="other"),
-        put(
-            "translation", value={"tables": "text.json", "source": "source", "target": "target", "output": "next_token"}
-        ),
+        (without("encoder"), "without an encoder", "encoder that there is not"),
+        (without("sequence"), "no sequence", "without a sequence"),
+        (without("encoder", "key"), "KeyError: 'key'", "encoder.key"),
+        (put("encoder", "key", value="other"), "no such signature", ""),
+        (put("encoder", "key", value=3), "encoder 3", "encoder.key"),
+        (put("encoder", "outputs", value=[]), r"outputs \[\]", "where a step takes"),
+        (put("encoder", "inputs", value=[]), r"inputs \[\]", "different names"),
+        (put("encoder", "inputs", 0, "name", value="target"), "fed by steps", "different names"),
+        (without("encoder", "inputs", 0, "dtype"), "KeyError: 'dtype'", "encoder.inputs.dtype"),
+        (put("encoder", "inputs", 0, "dtype", value="int33"), "type 'int33'", "encoder.inputs.dtype"),
+        (without("encoder", "inputs", 0, "shape"), "KeyError: 'shape'", "encoder.inputs.shape"),
+        (put("encoder", "inputs", 0, "shape", value="16"), "of shape '16'", "encoder.inputs.shape"),
+        (put("encoder", "inputs", 0, "shape", value=[1, 99]), "input 'source' as it is", ""),
+        (put("encoder", "outputs", 0, "scale", value="1"), "of scale '1'", "encoder.outputs.scale"),
+        (put("encoder", "outputs", 0, "shape", value=[1, 2]), "as a step takes them", "where a step takes"),
+        (put("signature", "inputs", 0, "dtype", value=None), "type None", "signature.inputs.dtype"),
+        (put("signature", "outputs", 0, "zero_point", value=0.5), "zero point 0.5", "signature.outputs.zero_point"),
+        (put("signature", "states", 0, "initial", value="nothing"), "does not give", "where a step takes"),
+        (put("signature", "states", 0, "initial", value=["a"]), "state 'state_0'", "signature.states.initial"),
+        (put("signature", "states", 0, "silent", value="2"), "state 'state_0'", "signature.states.silent"),
+        (put("signature", "states", 0, "output_scale", value=-1), "of scale -1", "signature.states.output_scale"),
+        (put("sequence", "outputs", value=1), "sequence", "sequence.outputs"),
+        (put("sequence", "steps", value="5"), "sequence", "sequence.steps"),
+        (put("sequence", "steps", value=0), "sequence", "sequence.steps"),
+        (without("sequence", "steps"), "KeyError: 'steps'", "sequence.steps"),
+        (put("sequence", "inputs", value=[["target"]]), "sequence", "sequence.inputs"),
+        (put("beams", "count", value=1), "beams", "beams.count"),
+        (put("beams", "count", value=3), "as it is", ""),
+        (put("beams", "key", value="other"), "no such signature", ""),
+        (put("beams", "key", value=None), "beams", "beams.key"),
+        (put("translation", value={**WORDS, "tables": "text.json"}), "translation", "translation.tables"),
+        (put("translation", value={**WORDS, "output": "other"}), "translation", "translation.output"),
+        (put("translation", value={**WORDS, "output": ["next_token"]}), "translation", "translation.output"),
+        (put("translation", value={**WORDS, "attention": 1}), "translation", "translation.attention"),
+        (put("translation", value={**WORDS, "target": "encoder_0"}), "translation", "translation.target"),
+        (put("translation", value=[1]), "TypeError", "translation"),
     ],
 )
-def test_a_manifest_that_does_not_describe_its_decoder_is_refused(run: Path, tmp_path: Path, change: Any) -> None:
+def test_a_manifest_that_does_not_describe_its_decoder_is_refused(
+    run: Path, tmp_path: Path, change: Any, parsed: str, told: str
+) -> None:
+    """By the agent, which is alone on a device, and by the host; what only the model knows, by the session alone."""
     folder = tmp_path / "bundle"
     shutil.copytree(run / "variants" / "decode-float32", folder)
     value = read_json(folder / "manifest.json")
     change(value)
     write_json(folder / "manifest.json", value)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=parsed):
         Session(folder).beam_session()
+    if told:
+        with pytest.raises(UsageError, match=re.escape(told) if "." in told else told):
+            parse_manifest(value)
 
 
 @pytest.fixture(scope="module")
@@ -471,19 +510,36 @@ def plain(run: Path) -> dict[str, Any]:
 
 
 @given(data=st.data())
-@settings(max_examples=200)
-def test_no_change_to_a_manifest_gives_a_traceback(plain: dict[str, Any], data: st.DataObject) -> None:
+@settings(max_examples=300, deadline=None)
+def test_no_change_to_a_manifest_gives_a_traceback(run: Path, plain: dict[str, Any], data: st.DataObject) -> None:
     value = copy.deepcopy(plain)
-    value["translation"] = {"tables": "golden.npz", "source": "source", "target": "target", "output": "next_token"}
-    target: Any = value[data.draw(st.sampled_from(["encoder", "beams", "translation"]))]
+    value["translation"] = {**WORDS, "attention": "attention"}
+    parts = ["encoder", "beams", "translation", "signature", "sequence"]
+    target: Any = value[data.draw(st.sampled_from(parts))]
     while True:
         key = data.draw(st.sampled_from(list(target) if isinstance(target, dict) else range(len(target))))
         if not isinstance(target[key], (dict, list)) or not target[key] or data.draw(st.booleans()):
             break
         target = target[key]
-    target[key] = data.draw(st.none() | st.integers(-2, 9) | st.text(max_size=3) | st.lists(st.integers(), max_size=2))
+    if isinstance(target, dict) and data.draw(st.booleans()):
+        del target[key]
+    else:
+        others = st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=3)
+        target[key] = data.draw(others | st.lists(st.integers(), max_size=2) | st.lists(st.text(max_size=2)))
     with contextlib.suppress(UsageError):
         assert isinstance(parse_manifest(value), Manifest)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for member in (run / "variants" / "decode-float32").iterdir():
+            if member.name != "manifest.json":
+                (folder / member.name).symlink_to(member)
+        (folder / "manifest.json").write_text(json.dumps(value), encoding="utf-8")
+        with contextlib.suppress(UsageError):
+            session = Session(folder, check_hashes=False)
+            session.describe()
+            decoder = SessionDecoder(session)
+            decoder.begin(np.full(2, 5, np.int32))
+            decoder.step(np.full(decoder.beams, 2, np.int32))
 
 
 # --- the reference ---
@@ -561,6 +617,23 @@ def test_the_commands_take_a_model_of_ones_own(kind: str, attention: str, tmp_pa
     results = command("report", folder)
     assert results is not None
     assert read_json(folder / "results.json")["variants"]
+
+
+def test_the_task_is_told_from_what_is_told_before(tmp_path: Path) -> None:
+    from edge_dl.cli.workflow import _guess_task
+    from edge_dl.recipe import Task
+
+    def guessed(**arrays: np.ndarray) -> Task:
+        np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+        return _guess_task(str(tmp_path / "own.npz"))
+
+    data = {key: value for key, value in models.sentences(30).items() if key[:2] in ("x/", "y/")}
+    assert guessed(**data) is Task.LANGUAGE_MODEL
+    generator = np.random.default_rng(0)
+    words, kinds, tags = (generator.integers(1, most, (30, 8)) for most in (50, 9, 5))
+    # Words with a kind each, a tag for every word: as many whole numbers, and nothing that was said before.
+    assert guessed(**{"x/words": words, "x/kind": kinds, "y/tag": tags}) is Task.LABELLING
+    assert guessed(**{"x/words": words, "x/kind": np.zeros_like(kinds), "y/tag": tags}) is Task.LABELLING
 
 
 def test_weights_of_a_users_own_arrays_reach_the_checks(tmp_path: Path) -> None:

@@ -524,14 +524,10 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         labels = [manifest["labels"]] if manifest.get("labels") else []
         if not {"model.tflite", "golden.npz", *labels} <= set(members) or not isinstance(signature["key"], str):
             raise KeyError("files")
-        for item in signature["inputs"] + signature["outputs"] + signature.get("states", []):
-            for key in ("input", "output") if "input" in item else ("name",):
-                str(item[key])
-            int(item.get("silent", 0))
+        _check_signature(signature)
+        _check_sequence(manifest, signature)
         _check_encoder(manifest, signature)
-        tables = manifest.get("translation") and manifest["translation"]["tables"]
-        if tables and tables not in members:
-            raise KeyError("translation")
+        _check_translation(manifest, signature, set(members))
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -549,22 +545,95 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def _check_encoder(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
-    """Raise KeyError where what a manifest says of encoder and beams does not fit its step."""
-    encoder, beams = manifest.get("encoder"), manifest.get("beams")
-    starts = {item["initial"] for item in signature.get("states", []) if item.get("initial")}
-    if encoder is None:
-        if starts or beams:
-            raise KeyError("encoder")
+def _check_signature(signature: dict[str, Any]) -> None:
+    """Raise ValueError where a signature's tensors are not described as a manifest describes them."""
+    inputs, outputs = list(signature["inputs"]), list(signature["outputs"])
+    states = list(signature.get("states", []))
+    for item in inputs + outputs:
+        _check_tensor(item, ("name",), ("",))
+    for item in states:
+        _check_tensor(item, ("input", "output"), ("", "output_"))
+        silent, initial = item.get("silent", 0), item.get("initial", "")
+        if type(silent) is not int or silent < 0 or not isinstance(initial, str):
+            raise ValueError(f"state {item['input']!r}")
+    for items, kind in ((inputs, "input"), (outputs, "output")):
+        names = [item["name"] for item in items] + [item[kind] for item in states]
+        if not items or len(set(names)) != len(names):
+            raise ValueError(f"{kind}s {names}")
+
+
+def _check_tensor(item: dict[str, Any], names: Sequence[str], prefixes: Sequence[str]) -> None:
+    words = [item[key] for key in names]
+    shape, dtype = item["shape"], item["dtype"]
+    fits = all(isinstance(word, str) and word for word in words) and dtype in _DTYPES and isinstance(shape, list)
+    # -1: a size that is free until the model is called.
+    if not fits or not all(type(size) is int and size >= -1 for size in shape):
+        raise ValueError(f"{words[0]!r} of shape {shape!r} and type {dtype!r}")
+    for prefix in prefixes:
+        scale, zero = item.get(prefix + "scale", 0.0), item.get(prefix + "zero_point", 0)
+        if type(scale) not in (int, float) or not 0 <= scale < math.inf or type(zero) is not int:
+            raise ValueError(f"{words[0]!r} of scale {scale!r} and zero point {zero!r}")
+
+
+def _check_sequence(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
+    """Raise ValueError where what a manifest says of the steps does not fit its signature."""
+    sequence = manifest.get("sequence")
+    if sequence is None:
         return
-    given = {str(item["name"]) for item in encoder["outputs"]}
+    inputs, steps, outputs = sequence["inputs"], sequence["steps"], sequence["outputs"]
+    shapes = {item["name"]: item["shape"] for item in signature["inputs"]}
+    fits = isinstance(inputs, list) and len(inputs) > 0 and type(steps) is int and steps >= 1
+    # Batch and time stand in front.
+    fits = fits and all(isinstance(name, str) and len(shapes.get(name, [])) >= 2 for name in inputs)
+    fits = fits and isinstance(outputs, dict) and set(outputs) == {item["name"] for item in signature["outputs"]}
+    if not fits or not all(kind in ("each", "last") for kind in outputs.values()):
+        raise ValueError(f"sequence {json.dumps(sequence)}")
+
+
+def _check_encoder(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
+    """Raise ValueError where what a manifest says of encoder and beams does not fit its step."""
+    encoder, beams = manifest.get("encoder"), manifest.get("beams")
+    states = signature.get("states", [])
+    starts = {item["initial"]: item["shape"] for item in states if item.get("initial")}
+    if encoder is None:
+        if starts or beams is not None:
+            raise ValueError(f"states from {sorted(starts)} or beams, without an encoder")
+        return
+    _check_signature({"inputs": encoder["inputs"], "outputs": encoder["outputs"]})
+    if not isinstance(encoder["key"], str) or manifest.get("sequence") is None:
+        raise ValueError(f"encoder {encoder['key']!r}, or no sequence")
+    given = {item["name"]: item["shape"] for item in encoder["outputs"]}
     fed = manifest["sequence"]["inputs"]
-    wanted = {item["name"] for item in signature["inputs"]} - set(fed) | starts
-    sources = {str(item["name"]) for item in encoder["inputs"]}
-    if not isinstance(encoder["key"], str) or not sources or sources & set(fed) or not wanted <= given:
-        raise KeyError("encoder")
-    if beams is not None and not (isinstance(beams["key"], str) and type(beams["count"]) is int and beams["count"] > 1):
-        raise KeyError("beams")
+    wanted = {item["name"]: item["shape"] for item in signature["inputs"] if item["name"] not in fed}
+    wanted.update(starts)
+    wrong = [name for name, shape in wanted.items() if given.get(name) != shape]
+    if wrong or {item["name"] for item in encoder["inputs"]} & set(fed):
+        raise ValueError(f"encoder, which does not give {wrong} as a step takes them, or is fed by steps")
+    if beams is None:
+        return
+    if not isinstance(beams["key"], str) or type(beams["count"]) is not int or beams["count"] < 2:
+        raise ValueError(f"beams {json.dumps(beams)}")
+    if not all(item["shape"] for item in [*signature["outputs"], *states]):
+        raise ValueError("beams of a step without a batch axis")
+
+
+def _check_translation(manifest: dict[str, Any], signature: dict[str, Any], members: set[str]) -> None:
+    """Raise ValueError where what a manifest says of its tokens does not fit its signatures."""
+    words = manifest.get("translation")
+    if words is None:
+        return
+    outputs = {item["name"] for item in signature["outputs"]}
+    encoder, sequence = manifest.get("encoder") or {}, manifest.get("sequence") or {}
+    known = {
+        "tables": members,
+        "source": {item["name"] for item in encoder.get("inputs", [])},
+        "target": set(sequence.get("inputs", [])),
+        "output": outputs,
+    }
+    fits = all(isinstance(words[key], str) and words[key] in names for key, names in known.items())
+    attention = words.get("attention")
+    if not fits or not (attention is None or (isinstance(attention, str) and attention in outputs)):
+        raise ValueError(f"translation {json.dumps(words)}")
 
 
 def _sha256(path: str) -> str:
@@ -748,7 +817,8 @@ class Session:
             usage error: the model has no such signature.
         """
         if not self.beams or self.manifest is None:
-            raise _usage("Only a decoder with beams takes several hypotheses.", self.path, "Set conversion.beams=4.")
+            todo = "Set conversion.beams=4 and conversion.batch=1."
+            raise _usage("Only a decoder with beams takes several hypotheses.", self.path, todo)
         other = copy.copy(self)
         other.interpreter = self.interpreter.view(self.manifest["beams"]["key"])
         other._rows = self.beams
@@ -1031,11 +1101,11 @@ class Session:
         return shape[1:] if name in self._each and shape[:1] == (1,) else shape
 
     def encode(self, inputs: Any) -> Arrays:
-        """Run the encoder on one source. The steps that follow look at it and start from it, until the next or `reset`.
+        """Run the encoder on a source. The steps that follow look at it and start from it, until the next or `reset`.
 
         Args:
             inputs: by the encoder's input names (or the array alone where it has one), one sample, without batch axis
-                or with one of 1.
+                or with one of 1; of a model of batch B > 1, B samples with the batch axis.
 
         Returns:
             By name, what the encoder gives, in real numbers, with the batch axis.
@@ -1053,7 +1123,8 @@ class Session:
         for name, spec in encoder.inputs.items():
             value = to_raw(inputs[name], spec)
             if value.shape not in (spec.shape[1:] if spec.shape[0] == 1 else None, spec.shape):
-                raise _usage(f"A source of input {name!r} has shape {list(spec.shape[1:])}.", str(list(value.shape)))
+                wanted = list(spec.shape[1:] if spec.shape[0] == 1 else spec.shape)
+                raise _usage(f"A source of input {name!r} has shape {wanted}.", str(list(value.shape)))
             raw[name] = value.reshape(spec.shape)
         self.used = True
         self.reset()
