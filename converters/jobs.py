@@ -228,6 +228,9 @@ def make_variant(
         if record is not None and takes_pictures(result.signature):
             file.write_bytes(add_metadata(file.read_bytes(), result.signature, manifest["name"], labels))
             check_runs(file)
+        if record is not None and record.encoder is not None and record.beams is None and record.batch > 1:
+            note_on_beams = "no step for several hypotheses: set conversion.beams=4 and conversion.batch=1"
+            result = dataclasses.replace(result, notes=(*result.notes, note_on_beams))
         samples_of = load_npz(golden)
         further = {name: Path(path).read_bytes() for name, path in (members or {}).items()}
         if split and result.encoder is not None:

@@ -121,9 +121,11 @@ def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
             "qat of a stream cannot be made: the quantizers were trained on whole clips.", todo="Use stream-int8."
         )
     if lowering is not Lowering.NONE and quantization is Quantization.QAT:
+        # A step takes what an encoder gives: it is no lowering of such a model.
+        integers = "decode-unroll-int8" if lowering.decodes else "step-int8"
         raise RefusedError(
             "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
-            todo=f"Use {lowering.value}-dynamic, or step-int8.",
+            todo=f"Use {lowering.value}-dynamic, or {integers}.",
         )
     if lowering.decodes and quantization is Quantization.MIXED:
         raise RefusedError(
