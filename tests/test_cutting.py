@@ -14,6 +14,7 @@ from translation_models import SOURCE, TARGET, UNITS
 from edge_dl.converters import find_refusals
 from edge_dl.converters.conversion import resolve_lowerings
 from edge_dl.converters.cutting import Cut, find_cut
+from edge_dl.converters.decoding import trace_decode
 from edge_dl.converters.signature import describe_inputs
 from edge_dl.converters.sources import KerasSource
 from edge_dl.errors import RefusedError
@@ -123,6 +124,60 @@ def test_features_beside_a_sequence_are_no_source() -> None:
     both = layers.Concatenate()([steps, layers.RepeatVector(7)(still)])
     model = keras.Model([steps, still], layers.Dense(2)(layers.LSTM(8, return_sequences=True)(both)))
     assert find_cut(model, describe_inputs(model))[0] is None
+
+
+def test_an_output_of_the_encoder_alone_is_named() -> None:
+    def build(said: Any, memory: Any, states: Any) -> Any:
+        steps = layers.LSTM(UNITS, return_sequences=True)(said, initial_state=states)
+        return {"label": layers.Dense(40, name="label")(steps), "memory": memory}
+
+    (refusal,) = find_refusals(decoder_of(build), Lowering.DECODE, input_shapes=SHAPES)
+    assert "'memory' is the encoder's own" in refusal.reason
+    assert "Leave it out" in refusal.todo
+
+
+def test_an_encoder_inside_a_nested_model_is_named() -> None:
+    source, target = (keras.Input((size,), dtype="int32", name=name) for name, size in (("a", SOURCE), ("b", TARGET)))
+    inner = models.tutorial("gru", "dot", shapes=True)
+    model = keras.Model([source, target], inner([source, target])["next_token"], name="outer")
+    (refusal,) = find_refusals(model, Lowering.DECODE, input_shapes={})
+    assert refusal.layer == inner.name
+    assert "inside a nested model" in refusal.reason
+    assert "directly" in refusal.todo
+
+
+def cho(said: Any, memory: Any, states: Any) -> Any:
+    context = layers.RepeatVector(TARGET, name="context")(states[0])
+    both = layers.Concatenate()([said, context])
+    steps = layers.LSTM(UNITS, return_sequences=True, name="decoder")(both, initial_state=states)
+    return layers.Dense(40, activation="softmax", name="label")(layers.Concatenate()([steps, context]))
+
+
+def context_alone(said: Any, memory: Any, states: Any) -> Any:
+    both = layers.Concatenate()([said, layers.RepeatVector(TARGET)(layers.Dense(7)(states[1]))])
+    return layers.Dense(40, activation="softmax", name="label")(layers.GRU(UNITS, return_sequences=True)(both))
+
+
+@pytest.mark.parametrize("build", [cho, context_alone])
+def test_the_same_context_at_every_step(build: Any) -> None:
+    model = models.strengthen(decoder_of(build))
+    cut = cut_of(model)
+    assert all(len(tensor.shape) == 2 for tensor in cut.frontier.values())
+    # Which compares the steps with the whole model.
+    traced = trace_decode(cut, Lowering.DECODE, beams=2)
+    assert {spec.name: spec.shape for spec in traced.step.inputs}["target"] == (1, 1)
+    assert [layer.n for layer in cut.repeated] == [TARGET]
+
+
+def test_what_an_encoder_repeats_for_itself_stays_its_own() -> None:
+    def build(said: Any, memory: Any, states: Any) -> Any:
+        again = layers.GRU(UNITS, return_sequences=True)(layers.RepeatVector(TARGET)(states[0]))
+        steps = layers.LSTM(UNITS, return_sequences=True, name="decoder")(said, initial_state=states)
+        return layers.Dense(40)(layers.Attention()([steps, again]))
+
+    cut = cut_of(decoder_of(build))
+    assert cut.repeated == ()
+    assert len(cut.decoder) == 1
 
 
 def bidirectional(said: Any, memory: Any, states: Any) -> Any:
