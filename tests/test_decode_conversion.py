@@ -28,7 +28,7 @@ from edge_dl.checks.jobs import variant_case, verify_variant
 from edge_dl.checks.parity import check_parity
 from edge_dl.checks.verdicts import Verdict
 from edge_dl.cli.main import app
-from edge_dl.converters import convert, jobs, packing, run_conversion, split_signatures, tensors
+from edge_dl.converters import convert, jobs, packing, run_conversion, scores, split_signatures, tensors
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, ConversionConfig
@@ -151,6 +151,34 @@ def test_probabilities_of_integer_variants_are_float_and_hold_no_ties(run: Path)
         answers = opened.predict(opened.golden()[0])["next_token"]
         # 256 steps would leave many words of a vocabulary at the same probability.
         assert min(len(np.unique(row)) for row in answers.reshape(-1, TARGET_WORDS)) == TARGET_WORDS
+
+
+@pytest.mark.parametrize("activation", [None, "log_softmax"])
+def test_scores_that_are_the_answer_stay_float_too(activation: str | None, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(6)
+    plain = models.tutorial("gru")
+    steps = plain.get_layer("decoder").output
+    steps = steps[0] if isinstance(steps, (list, tuple)) else steps
+    answer = keras.layers.Dense(TARGET_WORDS, activation=activation, name="next_token")(steps)
+    models.strengthen(keras.Model(plain.inputs, {"next_token": answer})).save(tmp_path / "own.keras")
+    data = {key: value for key, value in models.sentences(30).items() if key.startswith("x/")}
+    (made,) = convert(tmp_path / "own.keras", tmp_path, lowering="decode-unroll", quantization="int8", data=data)
+    assert made.ok, made.message
+    model = tensors.read(tmp_path / "variants" / "decode-unroll-int8" / "model.tflite")
+    (step,) = (item for item in model.signatureDefs if tensors.text_of(item.signatureKey) == "decode_step")
+    given = {tensors.text_of(item.name): int(item.tensorIndex) for item in step.outputs}
+    graph = model.subgraphs[step.subgraphIndex]
+    maker = {
+        int(index): tensors.operator_name(model, item.opcodeIndex) for item in graph.operators for index in item.outputs
+    }
+    # Out of a DEQUANTIZE there would be 256 different numbers at most.
+    assert maker[given["next_token"]] in ("FULLY_CONNECTED", "RESHAPE", "LOG_SOFTMAX")
+    assert len(scores.find_scores(model, ["next_token"]).logits) == 1
+    opened = open_session(tmp_path / "variants" / "decode-unroll-int8")
+    inputs, wanted = opened.golden()
+    answers = opened.predict(inputs)["next_token"]
+    assert min(len(np.unique(row)) for row in answers.reshape(-1, TARGET_WORDS)) == TARGET_WORDS
+    assert np.mean(answers.argmax(-1) == wanted["next_token"].argmax(-1)) > 0.9
 
 
 def test_integer_attention_leaves_padding_out(run: Path) -> None:
