@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -192,8 +193,10 @@ def test_integer_attention_leaves_padding_out(run: Path) -> None:
     assert np.ptp(first[first > 1e-6]) > 0.01
 
 
-def test_a_cell_of_ones_own_in_integers(tmp_path: Path) -> None:
+def test_a_cell_of_ones_own_in_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input feeding: the attention is computed inside the decoder's loop, and what it found is a state."""
+    # The child process imports the cell's module.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     keras.utils.set_random_seed(4)
     models.strengthen(models.input_feeding()).save(tmp_path / "own.keras")
     data = {key: value for key, value in models.sentences(60).items() if key.startswith("x/")}
@@ -492,6 +495,9 @@ WORDS = {"tables": "golden.npz", "source": "source", "target": "target", "output
         (put("encoder", "inputs", 0, "shape", value=[1, 99]), "input 'source' as it is", ""),
         (put("encoder", "outputs", 0, "scale", value="1"), "of scale '1'", "encoder.outputs.scale"),
         (put("encoder", "outputs", 0, "shape", value=[1, 2]), "as a step takes them", "where a step takes"),
+        (put("encoder", "outputs", 0, "scale", value=10**400), "of scale 1000", "encoder.outputs.scale"),
+        (put("limits", value=[1]), "AttributeError", "limits"),
+        (put("limits", value={"max_abs": "1"}), "limits", "limits"),
         (put("signature", "inputs", 0, "dtype", value=None), "type None", "signature.inputs.dtype"),
         (put("signature", "outputs", 0, "zero_point", value=0.5), "zero point 0.5", "signature.outputs.zero_point"),
         (put("signature", "states", 0, "initial", value="nothing"), "does not give", "where a step takes"),

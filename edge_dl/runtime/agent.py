@@ -528,6 +528,8 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         _check_sequence(manifest, signature)
         _check_encoder(manifest, signature)
         _check_translation(manifest, signature, set(members))
+        if not all(limit is None or type(limit) in (int, float) for limit in manifest.get("limits", {}).values()):
+            raise ValueError(f"limits {manifest['limits']}")
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -571,7 +573,8 @@ def _check_tensor(item: dict[str, Any], names: Sequence[str], prefixes: Sequence
         raise ValueError(f"{words[0]!r} of shape {shape!r} and type {dtype!r}")
     for prefix in prefixes:
         scale, zero = item.get(prefix + "scale", 0.0), item.get(prefix + "zero_point", 0)
-        if type(scale) not in (int, float) or not 0 <= scale < math.inf or type(zero) is not int:
+        # Scales are float32; a whole number of hundreds of digits is no float at all.
+        if type(scale) not in (int, float) or not 0 <= scale <= 3.4e38 or type(zero) is not int:
             raise ValueError(f"{words[0]!r} of scale {scale!r} and zero point {zero!r}")
 
 
