@@ -17,7 +17,7 @@ from edge_dl import bundle
 from edge_dl.bundle import Limits, Manifest, TensorSpec, TranslationSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
-from edge_dl.converters.exporting import RECORD, Export, read_export
+from edge_dl.converters.exporting import DEFAULT_BEAMS, RECORD, Export, read_export
 from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.merging import split_signatures
 from edge_dl.converters.metadata import add_metadata, takes_pictures
@@ -74,7 +74,7 @@ def export_lowering(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     custom: Sequence[str] = (),
     unsafe: bool = False,
-    beams: int = 0,
+    beams: int = DEFAULT_BEAMS,
 ) -> dict[str, Any]:
     """Write one export."""
     opened = open_source(source, tuple(custom), unsafe)

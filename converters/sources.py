@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_dl.bundle import Signature, TensorSpec
+from edge_dl.converters.exporting import DEFAULT_BEAMS
 from edge_dl.converters.messages import one_line
 from edge_dl.errors import RefusedError, UsageError
 from edge_dl.names import unique_names
@@ -45,7 +46,7 @@ class Source(Protocol):
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Write an export; returns its record."""
 
@@ -153,7 +154,7 @@ class KerasSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Write an export through `exporting.export`."""
         from edge_dl.converters.exporting import export
@@ -252,7 +253,7 @@ class SavedModelSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
@@ -359,7 +360,7 @@ class TfliteSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Nothing to write: the file is the export."""
         if lowering is not Lowering.NONE:
