@@ -502,15 +502,20 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
     Raises:
         RefusedError: a lowering asked for by name cannot carry a layer; the message names layers and ways out.
     """
+    whole = [Lowering(item) for item in facts["allowed"]]
     decoding = [Lowering(item) for item in facts.get("decoding", ())]
-    allowed = decoding or [Lowering(item) for item in facts["allowed"]]
     refusals = facts["refusals"]
+    # Only who says tokens one by one has no target to give; what a forecast is told of its hours is known before.
+    said = bool(facts.get("tokens")) or all(refusals.values())
+    allowed = decoding if decoding and said else whole
     chosen: list[Lowering] = []
     left_out: dict[str, str] = {}
     for name in wanted:
         if name == AUTO:
             for lowering in allowed:
                 copies = sum(item["steps"] for item in facts["layers"])
+                if lowering.decodes:
+                    copies = facts.get("encoder_steps", copies)
                 if lowering in (Lowering.UNROLL, Lowering.DECODE_UNROLL) and copies > UNROLL_LIMIT:
                     left_out[lowering.value] = (
                         f"{copies} copies of a cell are more than {UNROLL_LIMIT}. Ask for it by name to have it anyway."
@@ -518,10 +523,14 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
                 else:
                     chosen.append(lowering)
             for lowering_name, found in refusals.items():
-                if decoding:
-                    left_out[lowering_name] = "it takes a whole target, which nobody has who wants it to be said."
-                elif found:
+                if found:
                     left_out[lowering_name] = f"layer {found[0]['layer']!r}: {found[0]['reason']}"
+                elif decoding and said:
+                    left_out[lowering_name] = "it takes a whole target, which nobody has who wants it to be said."
+            for lowering in decoding if not said else ():
+                left_out[lowering.value] = (
+                    "what its steps are fed is no token that was said before. Ask for it by name to have it anyway."
+                )
             continue
         lowering = Lowering(name)
         by_name = facts.get("by_name", {})
@@ -532,7 +541,7 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
             raise RefusedError(f"The model cannot be lowered as {name}. {reasons}", todo=todo)
         if lowering not in allowed and name not in by_name and name not in facts["allowed"]:
             reason = "it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."
-            if lowering is Lowering.STREAM:
+            if lowering is Lowering.STREAM or (lowering.decodes and facts.get("kind", "keras") != "keras"):
                 reason = "only a Keras model says which layers it has."
             raise RefusedError(
                 f"The model cannot be lowered as {name}: {reason}",
@@ -544,6 +553,8 @@ def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[
             "No lowering can carry the model. " + " ".join(f"{key}: {reason}" for key, reason in left_out.items()),
             todo="Ask for unroll by name, or change the layers that are named.",
         )
+    # `auto` leaves out what was asked for beside it.
+    left_out = {key: reason for key, reason in left_out.items() if Lowering(key) not in chosen}
     return list(dict.fromkeys(chosen)), left_out
 
 

@@ -8,12 +8,14 @@ cut, whatever its layers are called.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edge_dl.converters.layers import walk_layers
+from edge_dl.converters.lowering import replaced
 from edge_dl.converters.refusals import Refusal
 from edge_dl.converters.signature import Inputs, graph_of, name_outputs, output_names
 from edge_dl.converters.stepping import flow_node, holds_recurrence
@@ -34,6 +36,7 @@ class Cut:
         frontier: by name, the symbolic tensors that the decoder takes from the encoder; names are made of those of the
             layers that give them, and are no input's or output's.
         decoder: ids of the recurrent layers that run over the target's steps.
+        repeated: layers that repeat something of the encoder's for each step of the target; they are the decoder's.
     """
 
     model: Any
@@ -42,6 +45,7 @@ class Cut:
     sources: tuple[str, ...]
     frontier: Mapping[str, Any]
     decoder: frozenset[int]
+    repeated: tuple[Any, ...] = ()
 
     def encode(self, tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run the encoder's layers.
@@ -63,7 +67,7 @@ class Cut:
         """Run the decoder's layers; gives the model's outputs by our names.
 
         Args:
-            target: some steps of the decoder's input.
+            target: one step of the decoder's input.
             frontier: what `encode` gave.
             masks: the masks that it gave.
         """
@@ -75,9 +79,31 @@ class Cut:
             # Where Keras keeps the mask that goes with a tensor by itself (`keras.src.backend.set_keras_mask`).
             frontier[name]._keras_mask = masks.get(name)
             values[id(tensor)] = frontier[name]
-        _run(self._nodes(still=False), values)
+        with contextlib.ExitStack() as stack:
+            for layer in self.repeated:
+                stack.enter_context(replaced(layer, "n", 1))
+            _run(self._nodes(still=False), values)
         results = [values[id(tensor)] for tensor in graph.outputs]
         return name_outputs(self.model, keras.tree.pack_sequence_as(graph._outputs_struct, results))
+
+    def says_tokens(self) -> bool:
+        """Whether the target is tokens that a decoder says one by one: whole numbers, or as many classes as one of the
+        outputs tells apart (one-hot, as Keras' tutorial has characters). What else is fed to steps is known beforehand.
+        """
+        import keras
+
+        target = self.inputs.specs[self._position(self.target)]
+        if target.dtype.startswith(("int", "uint")):
+            return True
+        for tensor in graph_of(self.model).outputs:
+            layer = tensor._keras_history.operation
+            layer = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
+            classes = isinstance(layer, keras.layers.Softmax) or (
+                getattr(layer, "activation", None) is keras.activations.softmax
+            )
+            if classes and tuple(tensor.shape[2:]) == target.shape[2:]:
+                return True
+        return False
 
     def _position(self, name: str) -> int:
         return [spec.name for spec in self.inputs.specs].index(name)
@@ -89,6 +115,7 @@ class Cut:
         chosen = []
         for node in _ordered(graph):
             moves = any(id(tensor) in moving for tensor in node.input_tensors)
+            moves = moves or any(node.operation is layer for layer in self.repeated)
             if moves:
                 moving |= {id(tensor) for tensor in node.outputs}
             if moves is not still:
@@ -114,6 +141,10 @@ def find_cut(model: Any, inputs: Inputs) -> tuple[Cut | None, list[Refusal]]:
         found = _cut_at(model, graph, inputs, index)
         if isinstance(found, Cut):
             return found, []
+        # The same context at every step (Cho et al. 2014): only where there is no cut without.
+        other = _cut_at(model, graph, inputs, index, repeating=True)
+        if isinstance(other, Cut):
+            return other, []
         against = found or against
     reason = (
         "It has no input whose steps a recurrent layer runs over and all outputs have, beside what an encoder gives."
@@ -121,8 +152,11 @@ def find_cut(model: Any, inputs: Inputs) -> tuple[Cut | None, list[Refusal]]:
     return None, against or [Refusal(model.name, reason, USE_WHOLE)]
 
 
-def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int) -> Cut | list[Refusal]:
-    """The cut for one input as the decoder's; layers that speak against it, none where nothing recurrent follows it."""
+def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int, *, repeating: bool = False) -> Cut | list[Refusal]:
+    """The cut for one input as the decoder's; layers that speak against it, none where nothing recurrent follows it.
+
+    With `repeating`, a layer that repeats something still as often as the target has steps belongs to the decoder.
+    """
     import keras
 
     kinds = {id(tensor): "still" for tensor in graph.inputs}
@@ -130,16 +164,29 @@ def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int) -> Cut | list[Re
     refusals: list[Refusal] = []
     recurrent: list[Any] = []
     frontier: dict[int, Any] = {}
-    encoded = False
+    encoded = reads = False
+    repeated: list[Any] = []
+    steps = inputs.specs[index].shape[1]
     for node in _ordered(graph):
         incoming = [kinds[id(tensor)] for tensor in node.input_tensors]
-        if all(kind == "still" for kind in incoming):
+        still = all(kind == "still" for kind in incoming)
+        if still and repeating and isinstance(node.operation, keras.layers.RepeatVector) and node.operation.n == steps:
+            repeated.append(node.operation)
+            frontier |= {id(tensor): tensor for tensor in node.input_tensors}
+            kinds |= {id(tensor): "each" for tensor in node.outputs}
+            encoded = encoded or reads  # What was read of a source; features that are merely given make no encoder.
+            continue
+        if still:
+            reads = reads or holds_recurrence(node.operation)
             kinds |= {id(tensor): "still" for tensor in node.outputs}
             continue
         frontier |= {id(t): t for t, kind in zip(node.input_tensors, incoming, strict=True) if kind == "still"}
         if holds_recurrence(node.operation):
             recurrent.append(node.operation)
             refusals += _against_layer(node.operation)
+            if _holds_encoder(node.operation, incoming):
+                reason = "An encoder inside a nested model cannot be told apart from its decoder."
+                return [Refusal(node.operation.name, reason, "Call its layers directly, or convert that model alone.")]
         results = flow_node(node, incoming, "", refusals)
         kinds |= {id(tensor): kind for tensor, kind in zip(node.outputs, results, strict=True)}
         takes_states = isinstance(node.operation, keras.layers.RNN) and len(incoming) > 1
@@ -152,6 +199,13 @@ def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int) -> Cut | list[Re
         return [Refusal(item.layer, item.reason, USE_WHOLE) for item in dict.fromkeys(refusals)]
     outputs = zip(output_names(model), graph.outputs, strict=True)
     short = [name for name, tensor in outputs if kinds[id(tensor)] != "each"]
+    own = [
+        name for name, tensor in zip(output_names(model), graph.outputs, strict=True) if kinds[id(tensor)] == "still"
+    ]
+    if own:
+        reason = f"The output {own[0]!r} is the encoder's own: it does not depend on {spec.name!r}."
+        todo = "Leave it out, keras.Model(model.inputs, [the other outputs]), or use while or unroll."
+        return [Refusal(model.name, reason, todo)]
     if short:
         reason = f"The output {short[0]!r} has no answer for each step of {spec.name!r}."
         return [Refusal(model.name, reason, USE_WHOLE)]
@@ -159,7 +213,26 @@ def _cut_at(model: Any, graph: Any, inputs: Inputs, index: int) -> Cut | list[Re
     names = unique_names([*taken, *(_name_of(tensor) for tensor in frontier.values())])[len(taken) :]
     inside = {id(layer) for item in recurrent for layer in _recurrences(item)}
     sources = tuple(item.name for number, item in enumerate(inputs.specs) if number != index)
-    return Cut(model, inputs, spec.name, sources, dict(zip(names, frontier.values(), strict=True)), frozenset(inside))
+    known = dict(zip(names, frontier.values(), strict=True))
+    return Cut(model, inputs, spec.name, sources, known, frozenset(inside), tuple(repeated))
+
+
+def _holds_encoder(operation: Any, incoming: list[str]) -> bool:
+    """Whether a model that is called as a layer has a recurrent layer of its own that does not follow the target."""
+    graph = graph_of(operation)
+    if graph is None:
+        return False
+    kinds = {id(tensor): kind for tensor, kind in zip(graph.inputs, incoming[: len(graph.inputs)], strict=True)}
+    for node in _ordered(graph):
+        taken = [kinds.get(id(tensor), "still") for tensor in node.input_tensors]
+        if all(kind == "still" for kind in taken):
+            if holds_recurrence(node.operation):
+                return True
+        elif _holds_encoder(node.operation, taken):
+            return True
+        results = flow_node(node, taken, "", [])
+        kinds |= {id(tensor): kind for tensor, kind in zip(node.outputs, results, strict=True)}
+    return False
 
 
 def _against_layer(operation: Any) -> list[Refusal]:

@@ -134,7 +134,7 @@ class _Encoder:
         for layer, number, value in self._states(known, masks):
             # A start of zeros is none: that is how a session starts a state anyway.
             constant = tf.get_static_value(value)
-            zero = value is None or (constant is not None and not np.any(constant))
+            zero = constant is not None and not np.any(constant)
             name = "" if zero else unique_names([*taken, *results, f"{layer}_state_{number}"])[-1]
             self.starts.append(_Start(name, tuple(value.shape)))
             if name:
@@ -386,6 +386,10 @@ def _check(cut: Cut, model: DecodeModel, beams: int, steps: int, seed: int) -> N
 
     inputs = cut.inputs
     values = random_inputs(cut.model, inputs, np.random.default_rng(seed))
+    for name in cut.sources:
+        if values[name].dtype.kind in "iu" and values[name].ndim == 2:
+            # Padding: who masks it must mask it at every step as well.
+            values[name][:, values[name].shape[1] - max(1, values[name].shape[1] // 3) :] = 0
     if values[cut.target].dtype.kind in "iu":
         # No target begins with padding; Keras answers that with zeros instead of the states given.
         values[cut.target][:, 0] = np.maximum(values[cut.target][:, 0], 1)

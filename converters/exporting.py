@@ -30,7 +30,7 @@ RECORD = "export.json"
 PREDICT = "predict"
 STEP = "step"
 STREAM = "stream"
-BEAMS = 4  # hypotheses that a decoder takes at a time, unless asked otherwise
+DEFAULT_BEAMS = 4  # hypotheses that a decoder takes at a time, unless asked otherwise
 
 __all__ = [
     "Export", "LayerRecord", "describe_inputs", "export", "name_outputs", "read_export", "require_tensorflow",
@@ -193,7 +193,7 @@ def export(
     *,
     batch: int = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-    beams: int = BEAMS,
+    beams: int = DEFAULT_BEAMS,
 ) -> Export:
     """Write `model` as a SavedModel with named signatures, static shapes and recurrent layers in a lowering.
 

@@ -17,7 +17,7 @@ from edge_dl import bundle
 from edge_dl.bundle import Limits, Manifest, TensorSpec, TranslationSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
-from edge_dl.converters.exporting import RECORD, Export, read_export
+from edge_dl.converters.exporting import DEFAULT_BEAMS, RECORD, Export, read_export
 from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.merging import split_signatures
 from edge_dl.converters.metadata import add_metadata, takes_pictures
@@ -33,9 +33,9 @@ from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
 from edge_dl.files import gzip_size, load_npz, save_npz
 from edge_dl.names import values_under
+from edge_dl.runtime.agent import ATTENTION
 from edge_dl.variants import Lowering, VariantSpec
 
-ATTENTION = "attention"  # the output with weights over the source's tokens
 ENCODE_FILE, DECODE_FILE = "encode.tflite", "decode.tflite"
 GOLDEN_SAMPLES = 16
 PREDICT_BATCH = 256
@@ -74,7 +74,7 @@ def export_lowering(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     custom: Sequence[str] = (),
     unsafe: bool = False,
-    beams: int = 0,
+    beams: int = DEFAULT_BEAMS,
 ) -> dict[str, Any]:
     """Write one export."""
     opened = open_source(source, tuple(custom), unsafe)
@@ -228,6 +228,9 @@ def make_variant(
         if record is not None and takes_pictures(result.signature):
             file.write_bytes(add_metadata(file.read_bytes(), result.signature, manifest["name"], labels))
             check_runs(file)
+        if record is not None and record.encoder is not None and record.beams is None and record.batch > 1:
+            note_on_beams = "no step for several hypotheses: set conversion.beams=4 and conversion.batch=1"
+            result = dataclasses.replace(result, notes=(*result.notes, note_on_beams))
         samples_of = load_npz(golden)
         further = {name: Path(path).read_bytes() for name, path in (members or {}).items()}
         if split and result.encoder is not None:

@@ -10,7 +10,7 @@ These functions import TensorFlow and may crash in native code: call them throug
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,11 @@ def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
             "qat of a stream cannot be made: the quantizers were trained on whole clips.", todo="Use stream-int8."
         )
     if lowering is not Lowering.NONE and quantization is Quantization.QAT:
+        # A step takes what an encoder gives: it is no lowering of such a model.
+        integers = "decode-unroll-int8" if lowering.decodes else "step-int8"
         raise RefusedError(
             "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
-            todo=f"Use {lowering.value}-dynamic, or step-int8.",
+            todo=f"Use {lowering.value}-dynamic, or {integers}.",
         )
     if lowering.decodes and quantization is Quantization.MIXED:
         raise RefusedError(
@@ -340,7 +342,9 @@ def _quantize_parts(
     for part in parts:
         key = part.signature.key
         if feeds:
-            content, tool, told = _static_part(float_model(part).read_bytes(), spec, feeds[key], options)
+            assert export.encoder is not None
+            answers = () if key == export.encoder.key else [item.name for item in part.signature.outputs]
+            content, tool, told = _static_part(float_model(part).read_bytes(), spec, feeds[key], options, answers)
         else:
             content, tool, told = _ROUTES[spec.quantization](part, spec, calibration, options)
         models.append(_repair(content, spec, part, options, told))
@@ -746,9 +750,15 @@ def _static_tool(spec: VariantSpec) -> str:
 
 
 def _static_part(
-    content: bytes, spec: VariantSpec, feeds: list[dict[str, np.ndarray]], options: QuantizationOptions
+    content: bytes,
+    spec: VariantSpec,
+    feeds: list[dict[str, np.ndarray]],
+    options: QuantizationOptions,
+    answers: Sequence[str],
 ) -> tuple[bytes, str, list[str]]:
-    """Full integer for one signature of an encoder-decoder, with what leads to probabilities in float32."""
+    """Full integer for one signature of an encoder-decoder, with what leads to probabilities in float32; `answers` are
+    outputs that may be scores themselves.
+    """
     if not options.per_channel:
         raise RefusedError(
             f"{spec.quantization.value} of decoders has one scale a channel, and no other.",
@@ -759,7 +769,7 @@ def _static_part(
     if repairs.separate_outputs(model):
         content = packing.pack(model)
         model = tensors.read(content)
-    scores = find_scores(model)
+    scores = find_scores(model, answers)
     # With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first.
     tables = find_tables(model) if wide else []
     result = quantize_static(
@@ -776,7 +786,7 @@ def _static_part(
     repairs.drop_idle_reshapes(model)
     if spec.integer_io:
         give_floats(model)
-    return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating else []
+    return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating or scores.logits else []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:

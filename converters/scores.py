@@ -2,20 +2,23 @@
 
 A mask takes a billion from the score of a padded position, and an int8 scale over that makes all other scores equal. A
 vocabulary's probabilities in steps of 1/256 make ties, between which no search can tell. So the softmax and what is
-added to its scores keep floats, and the layer that gives a vocabulary's scores has int8 weights and float answers.
+added to its scores keep floats, and the layer that gives a vocabulary's scores has int8 weights and float answers: also
+where the scores themselves are what a model answers, without a softmax.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edge_dl.converters.repairs import drop_unused_tensors
-from edge_dl.converters.tensors import ELEMENTWISE, is_constant, operator_name, type_name
+from edge_dl.converters.tensors import ELEMENTWISE, is_constant, operator_name, text_of, type_name
 
 _PASSING = (*ELEMENTWISE, "RESHAPE", "EXPAND_DIMS", "SQUEEZE", "CAST", "LOGICAL_NOT", "BROADCAST_TO", "CONCATENATION")
+_SOFTMAX = ("SOFTMAX", "LOG_SOFTMAX")
 _SHAPING = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 
 
@@ -25,15 +28,21 @@ class Scores:
 
     Attributes:
         floating: softmaxes, what is done to their scores before, and what gives their answers another shape behind.
-        logits: FULLY_CONNECTED operators whose results nothing but the model's last softmax reads.
+        logits: FULLY_CONNECTED operators whose results nothing but the model's last softmax reads, or that are answers.
     """
 
     floating: tuple[int, ...] = ()
     logits: tuple[int, ...] = ()
 
 
-def find_scores(model: Any) -> Scores:
-    """The softmaxes of a `ModelT`'s main graph and what leads to them."""
+def find_scores(model: Any, answers: Collection[str] = ()) -> Scores:
+    """The softmaxes of a `ModelT`'s main graph and what leads to them.
+
+    Args:
+        model: the model.
+        answers: names of outputs that keep their floats where a FULLY_CONNECTED makes them, which are a step's answers;
+            what is handed on (states, what an encoder gives) is none.
+    """
     graph = model.subgraphs[0]
     names = [operator_name(model, operator.opcodeIndex) for operator in graph.operators]
     maker = {int(index): number for number, item in enumerate(graph.operators) for index in item.outputs}
@@ -43,7 +52,7 @@ def find_scores(model: Any) -> Scores:
             readers.setdefault(index, []).append(number)
     floating: set[int] = set()
     logits: set[int] = set()
-    for softmax in (number for number, name in enumerate(names) if name == "SOFTMAX"):
+    for softmax in (number for number, name in enumerate(names) if name in _SOFTMAX):
         behind = _behind(graph, names, readers, softmax)
         last = all(reader in behind for number in behind for reader in _read_by(graph, readers, number))
         floating |= behind
@@ -58,6 +67,16 @@ def find_scores(model: Any) -> Scores:
                     pending.append(source)
                 elif last and names[source] == "FULLY_CONNECTED" and _has_weights(model, graph, source):
                     logits.add(source)
+    for index in _tensors_of(model, answers):
+        behind = set()
+        while (source := maker.get(index)) is not None and names[source] in _SHAPING:
+            behind.add(source)
+            index = int(graph.operators[source].inputs[0])
+        if source is None or names[source] != "FULLY_CONNECTED" or not _has_weights(model, graph, source):
+            continue
+        if all(reader in behind for number in (source, *behind) for reader in _read_by(graph, readers, number)):
+            floating |= behind
+            logits.add(source)
     return Scores(tuple(sorted(floating)), tuple(sorted(logits)))
 
 
@@ -93,6 +112,17 @@ def find_tables(model: Any) -> list[int]:
         number
         for number, item in enumerate(graph.operators)
         if operator_name(model, item.opcodeIndex) == "GATHER" and is_constant(model, graph.tensors[int(item.inputs[0])])
+    ]
+
+
+def _tensors_of(model: Any, outputs: Collection[str]) -> list[int]:
+    """The main graph's tensors that a signature gives as these outputs."""
+    return [
+        int(entry.tensorIndex)
+        for definition in model.signatureDefs or []
+        if definition.subgraphIndex == 0
+        for entry in definition.outputs
+        if text_of(entry.name) in outputs
     ]
 
 

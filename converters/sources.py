@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_dl.bundle import Signature, TensorSpec
+from edge_dl.converters.exporting import DEFAULT_BEAMS
 from edge_dl.converters.messages import one_line
 from edge_dl.errors import RefusedError, UsageError
 from edge_dl.names import unique_names
@@ -33,8 +34,9 @@ class Source(Protocol):
         Returns:
             "kind", "layers" [{"path", "kind", "steps"}], "allowed" [lowering], "refusals" {lowering: [{"layer",
             "reason", "todo"}]}, "by_name" the same for lowerings that are made only when asked for by name,
-            "decoding" the lowerings with which an encoder and its decoder can be told apart, "shapes" {input: shape}
-            to export with.
+            "decoding" the lowerings with which an encoder and its decoder can be told apart, "tokens" whether what the
+            decoder is fed are tokens that it said, "encoder_steps" steps of the layers that are not the decoder's,
+            "shapes" {input: shape} to export with.
         """
 
     def export(
@@ -44,7 +46,7 @@ class Source(Protocol):
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Write an export; returns its record."""
 
@@ -125,11 +127,18 @@ class KerasSource:
         if allowed or cut is not None:  # A layer that no lowering knows cannot be watched either.
             for call in watch_calls(self.model, inputs, encoder_call(cut) if cut is not None else None):
                 steps[call.path] = steps.get(call.path, 0) + call.steps
+        encoder_steps = sum(steps.values())
+        for item in layers:
+            if cut is not None and id(item.layer) in cut.decoder:
+                said = next(spec for spec in inputs.specs if spec.name == cut.target)
+                steps[item.path] = steps.get(item.path, 0) + said.shape[1]
         return {
             "kind": "keras",
             "layers": [{"path": item.path, "kind": item.kind, "steps": steps.get(item.path, 0)} for item in layers],
             "allowed": allowed or [Lowering.NONE.value],
             "decoding": [item.value for item in decoding],
+            "tokens": cut is not None and cut.says_tokens(),
+            "encoder_steps": encoder_steps,
             "refusals": refusals,
             "by_name": {
                 item.value: [{"layer": r.layer, "reason": r.reason, "todo": r.todo} for r in found]
@@ -145,7 +154,7 @@ class KerasSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Write an export through `exporting.export`."""
         from edge_dl.converters.exporting import export
@@ -244,7 +253,7 @@ class SavedModelSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Save the signature again under our key, with a static batch."""
         import tensorflow as tf
@@ -351,7 +360,7 @@ class TfliteSource:
         *,
         batch: int,
         input_shapes: Mapping[str, Sequence[int]] | None,
-        beams: int = 0,
+        beams: int = DEFAULT_BEAMS,
     ) -> dict[str, Any]:
         """Nothing to write: the file is the export."""
         if lowering is not Lowering.NONE:

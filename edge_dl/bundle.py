@@ -394,6 +394,7 @@ def parse_manifest(value: Any) -> Manifest:
         beams = BeamsSpec(_text(beams.get("key"), "beams.key"), _integer(beams.get("count"), "beams.count", low=2))
         if encoder is None:
             raise _field_error("beams", "beams of a model without an encoder")
+    fed = None if sequence is None else _sequence(sequence, signature)
     translation = fields.get("translation")
     return Manifest(
         name=_text(fields.get("name"), "name"),
@@ -402,11 +403,11 @@ def parse_manifest(value: Any) -> Manifest:
         quantization=_text(fields.get("quantization"), "quantization"),
         task=_text(fields.get("task"), "task"),
         signature=signature,
-        sequence=None if sequence is None else _sequence(sequence, signature),
+        sequence=fed,
         stream=None if fields.get("stream") is None else parse_stream(fields["stream"], signature),
         encoder=encoder,
         beams=beams,
-        translation=None if translation is None else _translation(translation, signature, encoder, set(files)),
+        translation=None if translation is None else _translation(translation, signature, fed, encoder, set(files)),
         limits=_limits(fields.get("limits", {})),
         labels=labels,
         made_by={str(key): _text(item, f"made_by.{key}") for key, item in made_by.items()},
@@ -565,7 +566,9 @@ def _encoder(value: Any, signature: Signature, sequence: Any) -> EncoderSpec | N
     return encoder
 
 
-def _translation(value: Any, signature: Signature, encoder: EncoderSpec | None, files: set[str]) -> TranslationSpec:
+def _translation(
+    value: Any, signature: Signature, sequence: SequenceSpec | None, encoder: EncoderSpec | None, files: set[str]
+) -> TranslationSpec:
     fields = _mapping(value, "translation")
     attention = fields.get("attention")
     spec = TranslationSpec(
@@ -576,7 +579,7 @@ def _translation(value: Any, signature: Signature, encoder: EncoderSpec | None, 
     known: dict[str, set[str]] = {
         "tables": files,
         "source": {item.name for item in (encoder.inputs if encoder else ())},
-        "target": {item.name for item in signature.inputs},
+        "target": set(sequence.inputs if sequence else ()),
         "output": outputs,
         "attention": outputs,
     }

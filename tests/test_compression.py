@@ -303,4 +303,7 @@ def test_qat_without_training_is_refused() -> None:
 
     with pytest.raises(RefusedError, match="recurrent"):
         check_allowed(Lowering.UNROLL, Quantization.QAT)
+    # A step takes what an encoder gives: it is no way out of a decoder.
+    with pytest.raises(RefusedError, match=r"Use decode-dynamic, or decode-unroll-int8\."):
+        check_allowed(Lowering.DECODE, Quantization.QAT)
     check_allowed(Lowering.NONE, Quantization.QAT)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,14 +25,16 @@ from typer.testing import CliRunner
 
 from edge_dl.bundle import Manifest, parse_manifest, read_bundle
 from edge_dl.checks.jobs import variant_case, verify_variant
+from edge_dl.checks.parity import check_parity
 from edge_dl.checks.verdicts import Verdict
 from edge_dl.cli.main import app
-from edge_dl.converters import convert, jobs, run_conversion, split_signatures, tensors
+from edge_dl.converters import convert, jobs, packing, run_conversion, scores, split_signatures, tensors
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz, read_json, save_npz, write_json
 from edge_dl.recipe import ChecksConfig, ConversionConfig
 from edge_dl.runtime import agent, open_session
 from edge_dl.runtime.agent import Session
+from edge_dl.runtime.decoders import SessionDecoder
 from edge_dl.variants import Quantization
 
 MADE = (
@@ -135,8 +138,6 @@ def test_each_signature_alone_answers_as_in_the_file(run: Path, variant: str) ->
 
 
 def test_a_file_without_signatures_cannot_be_split(run: Path) -> None:
-    from edge_dl.converters import packing
-
     model = tensors.read(run / "variants" / "decode-float32" / "model.tflite")
     model.signatureDefs = []
     with pytest.raises(UsageError, match="signature"):
@@ -152,6 +153,34 @@ def test_probabilities_of_integer_variants_are_float_and_hold_no_ties(run: Path)
         assert min(len(np.unique(row)) for row in answers.reshape(-1, TARGET_WORDS)) == TARGET_WORDS
 
 
+@pytest.mark.parametrize("activation", [None, "log_softmax"])
+def test_scores_that_are_the_answer_stay_float_too(activation: str | None, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(6)
+    plain = models.tutorial("gru")
+    steps = plain.get_layer("decoder").output
+    steps = steps[0] if isinstance(steps, (list, tuple)) else steps
+    answer = keras.layers.Dense(TARGET_WORDS, activation=activation, name="next_token")(steps)
+    models.strengthen(keras.Model(plain.inputs, {"next_token": answer})).save(tmp_path / "own.keras")
+    data = {key: value for key, value in models.sentences(30).items() if key.startswith("x/")}
+    (made,) = convert(tmp_path / "own.keras", tmp_path, lowering="decode-unroll", quantization="int8", data=data)
+    assert made.ok, made.message
+    model = tensors.read(tmp_path / "variants" / "decode-unroll-int8" / "model.tflite")
+    (step,) = (item for item in model.signatureDefs if tensors.text_of(item.signatureKey) == "decode_step")
+    given = {tensors.text_of(item.name): int(item.tensorIndex) for item in step.outputs}
+    graph = model.subgraphs[step.subgraphIndex]
+    maker = {
+        int(index): tensors.operator_name(model, item.opcodeIndex) for item in graph.operators for index in item.outputs
+    }
+    # Out of a DEQUANTIZE there would be 256 different numbers at most.
+    assert maker[given["next_token"]] in ("FULLY_CONNECTED", "RESHAPE", "LOG_SOFTMAX")
+    assert len(scores.find_scores(model, ["next_token"]).logits) == 1
+    opened = open_session(tmp_path / "variants" / "decode-unroll-int8")
+    inputs, wanted = opened.golden()
+    answers = opened.predict(inputs)["next_token"]
+    assert min(len(np.unique(row)) for row in answers.reshape(-1, TARGET_WORDS)) == TARGET_WORDS
+    assert np.mean(answers.argmax(-1) == wanted["next_token"].argmax(-1)) > 0.9
+
+
 def test_integer_attention_leaves_padding_out(run: Path) -> None:
     opened = open_session(run / "variants" / "decode-unroll-int8")
     inputs, _ = opened.golden()
@@ -165,8 +194,8 @@ def test_integer_attention_leaves_padding_out(run: Path) -> None:
 
 def test_a_cell_of_ones_own_in_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input feeding: the attention is computed inside the decoder's loop, and what it found is a state."""
-    # The child process that loads the model finds the cell's module as a user's would be found.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    # The child process imports the cell's module.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     keras.utils.set_random_seed(4)
     models.strengthen(models.input_feeding()).save(tmp_path / "own.keras")
     data = {key: value for key, value in models.sentences(60).items() if key.startswith("x/")}
@@ -254,6 +283,47 @@ def test_both_sessions_take_turns(session: Session) -> None:
         np.testing.assert_array_equal(session.step(token)["next_token"], wanted)
 
 
+def test_beams_that_mix_up_their_states_fail(run: Path, tmp_path: Path) -> None:
+    """A step for one is right, the step for several is not: only what compares the two can tell."""
+    keras.utils.set_random_seed(5)
+    models.strengthen(models.tutorial("lstm")).save(tmp_path / "own.keras")
+    data = {key: value for key, value in models.sentences(20).items() if key.startswith("x/")}
+    convert(tmp_path / "own.keras", tmp_path, lowering="decode", quantization="float32", data=data, task="translation")
+    folder = tmp_path / "variants" / "decode-float32"
+    manifest = read_json(folder / "manifest.json")
+    write_json(folder / "manifest.json", manifest | {"limits": {"max_abs": 1e-4}})
+    good = agent.verify(open_session(folder))
+    assert good["passed"], good["failures"]
+    assert good["beams"]["next_token"]["max_abs"] < 1e-5
+    model = tensors.read(folder / "model.tflite")
+    (beams,) = (item for item in model.signatureDefs if tensors.text_of(item.signatureKey) == "decode_beams")
+    swapped = {tensors.text_of(item.name): item for item in beams.outputs}
+    first, second = swapped["next_state_0"], swapped["next_state_1"]
+    first.tensorIndex, second.tensorIndex = second.tensorIndex, first.tensorIndex
+    (folder / "model.tflite").write_bytes(packing.pack(model))
+    session = Session(folder, check_hashes=False)
+    report = agent.verify(session)
+    assert not report["passed"]
+    assert [text[:27] for text in report["failures"]] == ["beams: next_token: max_abs "]
+    inputs, wanted = session.golden()
+    found = check_parity(session, inputs, wanted, task="translation")
+    assert [check.name for check in found.checks if check.verdict is Verdict.FAIL] == ["beams"]
+
+
+def test_one_golden_sample_is_enough_to_compare_beams(session: Session) -> None:
+    inputs = {name: value[:1] for name, value in session.golden()[0].items()}
+    figures, failures = agent.compare_beams(session, inputs, "translation", {"max_abs": 1e-5})
+    assert failures == []
+    assert set(figures) == {"next_token", "attention"}
+    assert (figures["next_token"]["top1"], figures["attention"]["top1"]) == (1.0, None)
+
+
+def test_a_manifest_that_knows_its_tokens_says_what_they_are_chosen_by() -> None:
+    names = ["attention", "weights"]
+    assert agent.class_outputs({}, names) == ["weights"]
+    assert agent.class_outputs({"translation": {"output": "attention"}}, names) == ["attention"]
+
+
 @pytest.mark.parametrize("parents", [[0, 1, 2], [0, 1, 2, 4], [0, 1, 2, -1], [0.0, 1.0, 2.0, 3.0]])
 def test_parents_are_rows(session: Session, parents: list[Any]) -> None:
     beams = session.beam_session()
@@ -318,6 +388,11 @@ def test_a_batch_of_sources(run: Path, tmp_path: Path) -> None:
     assert made[0].ok, made[0].message
     opened = open_session(tmp_path / "variants" / "decode-float32")
     assert (opened.batch, opened.beams) == (3, 0)
+    with pytest.raises(UsageError, match=rf"has shape \[3, {SOURCE}\]"):
+        opened.encode(np.ones(SOURCE, "int32"))
+    with pytest.raises(UsageError, match=r"conversion\.batch=1"):
+        opened.beam_session()
+    assert any("conversion.batch=1" in note for note in made[0].notes)
     report = agent.verify(opened)
     assert report["passed"], report["failures"]
     assert report["samples"] == 7  # Which 3 does not divide.
@@ -398,33 +473,67 @@ def put(*path: Any, value: Any) -> Any:
     return change
 
 
+WORDS = {"tables": "golden.npz", "source": "source", "target": "target", "output": "next_token"}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "parsed", "told"),
     [
-        without("encoder"),
-        without("sequence"),
-        without("encoder", "key"),
-        put("encoder", "key", value="other"),
-        put("encoder", "outputs", value=[]),
-        put("encoder", "inputs", value=[]),
-        put("encoder", "inputs", 0, "name", value="target"),
-        put("signature", "states", 0, "initial", value="nothing"),
-        put("beams", "count", value=1),
-        put("beams", "count", value=3),
-        put("beams", "key", value="other"),
-        put(
-            "translation", value={"tables": "text.json", "source": "source", "target": "target", "output": "next_token"}
-        ),
+        (without("encoder"), "without an encoder", "encoder that there is not"),
+        (without("sequence"), "no sequence", "without a sequence"),
+        (without("encoder", "key"), "KeyError: 'key'", "encoder.key"),
+        (put("encoder", "key", value="other"), "no such signature", ""),
+        (put("encoder", "key", value=3), "encoder 3", "encoder.key"),
+        (put("encoder", "outputs", value=[]), r"outputs \[\]", "where a step takes"),
+        (put("encoder", "inputs", value=[]), r"inputs \[\]", "different names"),
+        (put("encoder", "inputs", 0, "name", value="target"), "fed by steps", "different names"),
+        (without("encoder", "inputs", 0, "dtype"), "KeyError: 'dtype'", "encoder.inputs.dtype"),
+        (put("encoder", "inputs", 0, "dtype", value="int33"), "type 'int33'", "encoder.inputs.dtype"),
+        (without("encoder", "inputs", 0, "shape"), "KeyError: 'shape'", "encoder.inputs.shape"),
+        (put("encoder", "inputs", 0, "shape", value="16"), "of shape '16'", "encoder.inputs.shape"),
+        (put("encoder", "inputs", 0, "shape", value=[1, 99]), "input 'source' as it is", ""),
+        (put("encoder", "outputs", 0, "scale", value="1"), "of scale '1'", "encoder.outputs.scale"),
+        (put("encoder", "outputs", 0, "shape", value=[1, 2]), "as a step takes them", "where a step takes"),
+        (put("encoder", "outputs", 0, "scale", value=10**400), "of scale 1000", "encoder.outputs.scale"),
+        (put("limits", value=[1]), "AttributeError", "limits"),
+        (put("limits", value={"max_abs": "1"}), "limits", "limits"),
+        (put("signature", "inputs", 0, "dtype", value=None), "type None", "signature.inputs.dtype"),
+        (put("signature", "outputs", 0, "zero_point", value=0.5), "zero point 0.5", "signature.outputs.zero_point"),
+        (put("signature", "states", 0, "initial", value="nothing"), "does not give", "where a step takes"),
+        (put("signature", "states", 0, "initial", value=["a"]), "state 'state_0'", "signature.states.initial"),
+        (put("signature", "states", 0, "silent", value="2"), "state 'state_0'", "signature.states.silent"),
+        (put("signature", "states", 0, "output_scale", value=-1), "of scale -1", "signature.states.output_scale"),
+        (put("sequence", "outputs", value=1), "sequence", "sequence.outputs"),
+        (put("sequence", "steps", value="5"), "sequence", "sequence.steps"),
+        (put("sequence", "steps", value=0), "sequence", "sequence.steps"),
+        (without("sequence", "steps"), "KeyError: 'steps'", "sequence.steps"),
+        (put("sequence", "inputs", value=[["target"]]), "sequence", "sequence.inputs"),
+        (put("beams", "count", value=1), "beams", "beams.count"),
+        (put("beams", "count", value=3), "as it is", ""),
+        (put("beams", "key", value="other"), "no such signature", ""),
+        (put("beams", "key", value=None), "beams", "beams.key"),
+        (put("translation", value={**WORDS, "tables": "text.json"}), "translation", "translation.tables"),
+        (put("translation", value={**WORDS, "output": "other"}), "translation", "translation.output"),
+        (put("translation", value={**WORDS, "output": ["next_token"]}), "translation", "translation.output"),
+        (put("translation", value={**WORDS, "attention": 1}), "translation", "translation.attention"),
+        (put("translation", value={**WORDS, "target": "encoder_0"}), "translation", "translation.target"),
+        (put("translation", value=[1]), "TypeError", "translation"),
     ],
 )
-def test_a_manifest_that_does_not_describe_its_decoder_is_refused(run: Path, tmp_path: Path, change: Any) -> None:
+def test_a_manifest_that_does_not_describe_its_decoder_is_refused(
+    run: Path, tmp_path: Path, change: Any, parsed: str, told: str
+) -> None:
+    """By the agent, which is alone on a device, and by the host; what only the model knows, by the session alone."""
     folder = tmp_path / "bundle"
     shutil.copytree(run / "variants" / "decode-float32", folder)
     value = read_json(folder / "manifest.json")
     change(value)
     write_json(folder / "manifest.json", value)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=parsed):
         Session(folder).beam_session()
+    if told:
+        with pytest.raises(UsageError, match=re.escape(told) if "." in told else told):
+            parse_manifest(value)
 
 
 @pytest.fixture(scope="module")
@@ -433,20 +542,47 @@ def plain(run: Path) -> dict[str, Any]:
     return value
 
 
+@pytest.fixture(scope="module")
+def fuzzed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle, whose manifest is written again and again."""
+    return Path(shutil.copytree(run / "variants" / "decode-float32", tmp_path_factory.mktemp("fuzzed") / "bundle"))
+
+
 @given(data=st.data())
-@settings(max_examples=200)
-def test_no_change_to_a_manifest_gives_a_traceback(plain: dict[str, Any], data: st.DataObject) -> None:
+@settings(max_examples=300, deadline=None)
+def test_no_change_to_a_manifest_gives_a_traceback(fuzzed: Path, plain: dict[str, Any], data: st.DataObject) -> None:
     value = copy.deepcopy(plain)
-    value["translation"] = {"tables": "golden.npz", "source": "source", "target": "target", "output": "next_token"}
-    target: Any = value[data.draw(st.sampled_from(["encoder", "beams", "translation"]))]
+    value["translation"] = {**WORDS, "attention": "attention"}
+    parts = ["encoder", "beams", "translation", "signature", "sequence"]
+    target: Any = value[data.draw(st.sampled_from(parts))]
     while True:
         key = data.draw(st.sampled_from(list(target) if isinstance(target, dict) else range(len(target))))
         if not isinstance(target[key], (dict, list)) or not target[key] or data.draw(st.booleans()):
             break
         target = target[key]
-    target[key] = data.draw(st.none() | st.integers(-2, 9) | st.text(max_size=3) | st.lists(st.integers(), max_size=2))
+    if isinstance(target, dict) and data.draw(st.booleans()):
+        del target[key]
+    else:
+        others = st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=3)
+        target[key] = data.draw(others | st.lists(st.integers(), max_size=2) | st.lists(st.text(max_size=2)))
     with contextlib.suppress(UsageError):
         assert isinstance(parse_manifest(value), Manifest)
+    (fuzzed / "manifest.json").write_text(json.dumps(value), encoding="utf-8")  # NaN too.
+    with contextlib.suppress(UsageError):
+        take_a_step(fuzzed)
+
+
+def take_a_step(folder: Path) -> np.ndarray:
+    session = Session(folder, check_hashes=False)
+    session.describe()
+    decoder = SessionDecoder(session)
+    decoder.begin(np.full(2, 5, np.int32))
+    return decoder.step(np.full(decoder.beams, 2, np.int32))[0]
+
+
+def test_what_the_fuzzed_manifest_is_made_of_takes_a_step(fuzzed: Path, plain: dict[str, Any]) -> None:
+    write_json(fuzzed / "manifest.json", {**plain, "translation": {**WORDS, "attention": "attention"}})
+    assert take_a_step(fuzzed).shape == (4, TARGET_WORDS)
 
 
 # --- the reference ---
@@ -524,6 +660,23 @@ def test_the_commands_take_a_model_of_ones_own(kind: str, attention: str, tmp_pa
     results = command("report", folder)
     assert results is not None
     assert read_json(folder / "results.json")["variants"]
+
+
+def test_the_task_is_told_from_what_is_told_before(tmp_path: Path) -> None:
+    from edge_dl.cli.workflow import _guess_task
+    from edge_dl.recipe import Task
+
+    def guessed(**arrays: np.ndarray) -> Task:
+        np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+        return _guess_task(str(tmp_path / "own.npz"))
+
+    data = {key: value for key, value in models.sentences(30).items() if key[:2] in ("x/", "y/")}
+    assert guessed(**data) is Task.LANGUAGE_MODEL
+    generator = np.random.default_rng(0)
+    words, kinds, tags = (generator.integers(1, most, (30, 8)) for most in (50, 9, 5))
+    # Words with a kind each, a tag for every word: as many whole numbers, and nothing that was said before.
+    assert guessed(**{"x/words": words, "x/kind": kinds, "y/tag": tags}) is Task.LABELLING
+    assert guessed(**{"x/words": words, "x/kind": np.zeros_like(kinds), "y/tag": tags}) is Task.LABELLING
 
 
 def test_weights_of_a_users_own_arrays_reach_the_checks(tmp_path: Path) -> None:

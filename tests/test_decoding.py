@@ -17,6 +17,9 @@ from lowered_runs import keras_answers
 from translation_models import SOURCE, SOURCE_WORDS, TARGET, TARGET_WORDS, UNITS
 
 from edge_dl.converters import Export, export, read_export
+from edge_dl.converters.cutting import Cut, find_cut
+from edge_dl.converters.decoding import trace_decode
+from edge_dl.converters.signature import describe_inputs
 from edge_dl.errors import RefusedError
 from edge_dl.models import seq2seq
 from edge_dl.recipe import Seq2SeqConfig, Task
@@ -154,3 +157,14 @@ def test_a_layer_that_looks_ahead_is_found_by_running_it(tmp_path: Path) -> None
     answer = layers.Dense(TARGET_WORDS)(layers.LSTM(UNITS, return_sequences=True)(said, initial_state=states))
     with pytest.raises(RefusedError, match="step by step"):
         export(keras.Model([source, target], answer), tmp_path, Lowering.DECODE, input_shapes=SHAPES)
+
+
+def test_padding_of_the_source_is_part_of_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that is lost between encoder and step changes nothing where no source is padded."""
+    model = models.strengthen(models.tutorial("gru", "dot", mask=True))
+    cut = find_cut(model, describe_inputs(model, input_shapes=SHAPES))[0]
+    assert cut is not None
+    own = Cut.encode
+    monkeypatch.setattr(Cut, "encode", lambda cut, tensors: (own(cut, tensors)[0], {}))
+    with pytest.raises(RefusedError, match="step by step"):
+        trace_decode(cut, Lowering.DECODE)

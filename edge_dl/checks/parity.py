@@ -2,13 +2,15 @@
 
 NaN or infinity anywhere fails first. Then per output the errors, cosine, SNR and top-1 agreement against limits; then
 the task metric of both on the same samples, with a paired confidence interval of the difference; the same input twice,
-and inputs in another order, must give the same answers; and the file must hold the weights that its name promises.
+and inputs in another order, must give the same answers, and steps for several hypotheses those of steps for one; and
+the file must hold the weights that its name promises.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +45,7 @@ from edge_dl.checks.verdicts import (
 from edge_dl.checks.weights import check_weights
 from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
+from edge_dl.runtime.agent import ATTENTION, compare_beams
 
 Arrays = Mapping[str, np.ndarray]
 # Samples that are run twice and in another order: enough to meet a leak, too few to cost anything.
@@ -56,9 +59,6 @@ class Predictor(Protocol):
 
     def predict(self, inputs: Any) -> Mapping[str, np.ndarray]:
         """Answers by output name to inputs by name, sample axis first on both."""
-
-
-ATTENTION = "attention"
 
 
 def check_parity(
@@ -140,6 +140,7 @@ def check_parity(
                 changed_count += number
                 changed += shown
         checks += _check_repeats(predict, inputs, answers, seed)
+        checks += _check_beams(session, inputs, kind, limits)
         for name, target in prepared.items():
             first = not compared  # One metric of the first output decides; the others are there to be read.
             found = _metrics(name, reference[name], answers[name], target, limits, confidence, seed, decide=first)
@@ -315,6 +316,20 @@ def _check_repeats(predict: Callable[[Any], Arrays], inputs: Arrays, answers: Ar
         else:
             checks.append(Check(check, Verdict.PASS, f"{passed} ({len(order)} samples).", value=0.0, limit=0.0))
     return checks
+
+
+def _check_beams(session: Any, inputs: Arrays, task: Task | None, limits: Limits) -> list[Check]:
+    """Steps for several hypotheses must answer as steps for one; nothing where there are none."""
+    if not getattr(session, "beams", 0):
+        return []
+    bounds = {name: value for name, value in asdict(limits).items() if value is not None}
+    figures, failures = compare_beams(session, dict(inputs), task.value if task else "", bounds)
+    if failures:
+        message = f"Steps for {session.beams} hypotheses answer otherwise than steps for one: {'; '.join(failures)}."
+        return [Check("beams", Verdict.FAIL, message)]
+    worst = max((item["max_abs"] for item in figures.values()), default=0.0)
+    message = f"Steps for {session.beams} hypotheses answer as steps for one (largest difference {worst:.3g})."
+    return [Check("beams", Verdict.PASS, message, value=worst)]
 
 
 def _metrics(

@@ -31,7 +31,8 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: what was checked: "finite", "max_abs", "min_top1", "repeatable", "order", "weights", "metric", ...
+        name: what was checked: "finite", "max_abs", "min_top1", "repeatable", "order", "beams", "weights", "metric" or
+            another.
         verdict: outcome.
         message: one full sentence with the numbers.
         output: name of the output that it is about; "" when it is about the whole variant.

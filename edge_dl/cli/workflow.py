@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
 from edge_dl.checks.corpus_scores import require_sacrebleu
@@ -117,23 +118,31 @@ def _open_own_model(
 def _guess_task(data: str) -> Task:
     """Tell the task from the targets in an .npz: whole numbers are classes, one a sample or one a step.
 
-    Beside two inputs of whole numbers, one of which has as many steps as the targets, these are the tokens that come
-    next: what a decoder should say.
+    Beside two inputs of whole numbers, one of which holds the targets a step later, these are the tokens that come
+    next: what a decoder should say when it was told what it said before.
     """
-    import numpy as np
-
     if not data.endswith(".npz"):
         return Task.CLASSIFICATION
     arrays = load_npz(data)
-    tokens = [array for name, array in arrays.items() if name.startswith("x/") and array.dtype.kind in "iu"]
+    tokens = {name: array for name, array in arrays.items() if array.dtype.kind in "iu" and array.ndim > 1}
     for name, array in arrays.items():
-        if name.split("/")[0].lower() in ("y", "y_test", "y_train"):
+        side = name.split("/")[0]
+        if side.lower() in ("y", "y_test", "y_train"):
             if not np.issubdtype(array.dtype, np.integer):
                 return Task.REGRESSION
-            if array.ndim == 2 and len(tokens) > 1 and array.shape in [item.shape for item in tokens]:
+            inputs = [item for key, item in tokens.items() if key.startswith(f"x{side[1:]}/")]
+            if array.ndim == 2 and len(inputs) > 1 and any(_is_told_before(item, array) for item in inputs):
                 return Task.LANGUAGE_MODEL
             return Task.CLASSIFICATION if array.ndim == 1 else Task.LABELLING
     return Task.REGRESSION
+
+
+def _is_told_before(told: np.ndarray, said: np.ndarray) -> bool:
+    """Whether tokens are those that should be said, one step later, wherever they are no padding."""
+    if told.shape != said.shape or told.shape[1] < 2:
+        return False
+    later = told[:, 1:]
+    return bool(later.any() and ((later == said[:, :-1]) | (later == 0)).all())
 
 
 def with_options(settings: list[str] | None, options: Mapping[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ FORMAT = 1
 RUNTIMES = ("ai_edge_litert", "tflite_runtime", "tensorflow")
 _MODULES = {name: name + ".interpreter" for name in RUNTIMES[:2]}
 _MODULES["tensorflow"] = "tensorflow.lite.python.interpreter"
+ATTENTION = "attention"  # the output with weights over a source, where no manifest says which one it is
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 if TYPE_CHECKING:  # Not evaluated at run time: Python 3.8 cannot subscript dict.
@@ -531,14 +532,12 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         labels = [manifest["labels"]] if manifest.get("labels") else []
         if not {"model.tflite", "golden.npz", *labels} <= set(members) or not isinstance(signature["key"], str):
             raise KeyError("files")
-        for item in signature["inputs"] + signature["outputs"] + signature.get("states", []):
-            for key in ("input", "output") if "input" in item else ("name",):
-                str(item[key])
-            int(item.get("silent", 0))
+        _check_signature(signature)
+        _check_sequence(manifest, signature)
         _check_encoder(manifest, signature)
-        tables = manifest.get("translation") and manifest["translation"]["tables"]
-        if tables and tables not in members:
-            raise KeyError("translation")
+        _check_translation(manifest, signature, set(members))
+        if not all(limit is None or type(limit) in (int, float) for limit in manifest.get("limits", {}).values()):
+            raise ValueError(f"limits {manifest['limits']}")
     except FileNotFoundError:
         raise _usage("A bundle is a folder that holds manifest.json.", folder) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -556,22 +555,96 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def _check_encoder(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
-    """Raise KeyError where what a manifest says of encoder and beams does not fit its step."""
-    encoder, beams = manifest.get("encoder"), manifest.get("beams")
-    starts = {item["initial"] for item in signature.get("states", []) if item.get("initial")}
-    if encoder is None:
-        if starts or beams:
-            raise KeyError("encoder")
+def _check_signature(signature: dict[str, Any]) -> None:
+    """Raise ValueError where a signature's tensors are not described as a manifest describes them."""
+    inputs, outputs = list(signature["inputs"]), list(signature["outputs"])
+    states = list(signature.get("states", []))
+    for item in inputs + outputs:
+        _check_tensor(item, ("name",), ("",))
+    for item in states:
+        _check_tensor(item, ("input", "output"), ("", "output_"))
+        silent, initial = item.get("silent", 0), item.get("initial", "")
+        if type(silent) is not int or silent < 0 or not isinstance(initial, str):
+            raise ValueError(f"state {item['input']!r}")
+    for items, kind in ((inputs, "input"), (outputs, "output")):
+        names = [item["name"] for item in items] + [item[kind] for item in states]
+        if not items or len(set(names)) != len(names):
+            raise ValueError(f"{kind}s {names}")
+
+
+def _check_tensor(item: dict[str, Any], names: Sequence[str], prefixes: Sequence[str]) -> None:
+    words = [item[key] for key in names]
+    shape, dtype = item["shape"], item["dtype"]
+    fits = all(isinstance(word, str) and word for word in words) and dtype in _DTYPES and isinstance(shape, list)
+    # -1: a size that is free until the model is called.
+    if not fits or not all(type(size) is int and size >= -1 for size in shape):
+        raise ValueError(f"{words[0]!r} of shape {shape!r} and type {dtype!r}")
+    for prefix in prefixes:
+        scale, zero = item.get(prefix + "scale", 0.0), item.get(prefix + "zero_point", 0)
+        # Scales are float32; a whole number of hundreds of digits is no float at all.
+        if type(scale) not in (int, float) or not 0 <= scale <= 3.4e38 or type(zero) is not int:
+            raise ValueError(f"{words[0]!r} of scale {scale!r} and zero point {zero!r}")
+
+
+def _check_sequence(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
+    """Raise ValueError where what a manifest says of the steps does not fit its signature."""
+    sequence = manifest.get("sequence")
+    if sequence is None:
         return
-    given = {str(item["name"]) for item in encoder["outputs"]}
+    inputs, steps, outputs = sequence["inputs"], sequence["steps"], sequence["outputs"]
+    shapes = {item["name"]: item["shape"] for item in signature["inputs"]}
+    fits = isinstance(inputs, list) and len(inputs) > 0 and type(steps) is int and steps >= 1
+    # Batch and time stand in front.
+    fits = fits and all(isinstance(name, str) and len(shapes.get(name, [])) >= 2 for name in inputs)
+    fits = fits and isinstance(outputs, dict) and set(outputs) == {item["name"] for item in signature["outputs"]}
+    if not fits or not all(kind in ("each", "last") for kind in outputs.values()):
+        raise ValueError(f"sequence {json.dumps(sequence)}")
+
+
+def _check_encoder(manifest: dict[str, Any], signature: dict[str, Any]) -> None:
+    """Raise ValueError where what a manifest says of encoder and beams does not fit its step."""
+    encoder, beams = manifest.get("encoder"), manifest.get("beams")
+    states = signature.get("states", [])
+    starts = {item["initial"]: item["shape"] for item in states if item.get("initial")}
+    if encoder is None:
+        if starts or beams is not None:
+            raise ValueError(f"states from {sorted(starts)} or beams, without an encoder")
+        return
+    _check_signature({"inputs": encoder["inputs"], "outputs": encoder["outputs"]})
+    if not isinstance(encoder["key"], str) or manifest.get("sequence") is None:
+        raise ValueError(f"encoder {encoder['key']!r}, or no sequence")
+    given = {item["name"]: item["shape"] for item in encoder["outputs"]}
     fed = manifest["sequence"]["inputs"]
-    wanted = {item["name"] for item in signature["inputs"]} - set(fed) | starts
-    sources = {str(item["name"]) for item in encoder["inputs"]}
-    if not isinstance(encoder["key"], str) or not sources or sources & set(fed) or not wanted <= given:
-        raise KeyError("encoder")
-    if beams is not None and not (isinstance(beams["key"], str) and type(beams["count"]) is int and beams["count"] > 1):
-        raise KeyError("beams")
+    wanted = {item["name"]: item["shape"] for item in signature["inputs"] if item["name"] not in fed}
+    wanted.update(starts)
+    wrong = [name for name, shape in wanted.items() if given.get(name) != shape]
+    if wrong or {item["name"] for item in encoder["inputs"]} & set(fed):
+        raise ValueError(f"encoder, which does not give {wrong} as a step takes them, or is fed by steps")
+    if beams is None:
+        return
+    if not isinstance(beams["key"], str) or type(beams["count"]) is not int or beams["count"] < 2:
+        raise ValueError(f"beams {json.dumps(beams)}")
+    if not all(item["shape"] for item in [*signature["outputs"], *states]):
+        raise ValueError("beams of a step without a batch axis")
+
+
+def _check_translation(manifest: dict[str, Any], signature: dict[str, Any], members: set[str]) -> None:
+    """Raise ValueError where what a manifest says of its tokens does not fit its signatures."""
+    words = manifest.get("translation")
+    if words is None:
+        return
+    outputs = {item["name"] for item in signature["outputs"]}
+    encoder, sequence = manifest.get("encoder") or {}, manifest.get("sequence") or {}
+    known = {
+        "tables": members,
+        "source": {item["name"] for item in encoder.get("inputs", [])},
+        "target": set(sequence.get("inputs", [])),
+        "output": outputs,
+    }
+    fits = all(isinstance(words[key], str) and words[key] in names for key, names in known.items())
+    attention = words.get("attention")
+    if not fits or not (attention is None or (isinstance(attention, str) and attention in outputs)):
+        raise ValueError(f"translation {json.dumps(words)}")
 
 
 def _sha256(path: str) -> str:
@@ -757,7 +830,8 @@ class Session:
             usage error: the model has no such signature.
         """
         if not self.beams or self.manifest is None:
-            raise _usage("Only a decoder with beams takes several hypotheses.", self.path, "Set conversion.beams=4.")
+            todo = "Set conversion.beams=4 and conversion.batch=1."
+            raise _usage("Only a decoder with beams takes several hypotheses.", self.path, todo)
         other = copy.copy(self)
         other.interpreter = self.interpreter.view(self.manifest["beams"]["key"])
         other._rows = self.beams
@@ -1040,11 +1114,11 @@ class Session:
         return shape[1:] if name in self._each and shape[:1] == (1,) else shape
 
     def encode(self, inputs: Any) -> Arrays:
-        """Run the encoder on one source. The steps that follow look at it and start from it, until the next or `reset`.
+        """Run the encoder on a source. The steps that follow look at it and start from it, until the next or `reset`.
 
         Args:
             inputs: by the encoder's input names (or the array alone where it has one), one sample, without batch axis
-                or with one of 1.
+                or with one of 1; of a model of batch B > 1, B samples with the batch axis.
 
         Returns:
             By name, what the encoder gives, in real numbers, with the batch axis.
@@ -1062,7 +1136,8 @@ class Session:
         for name, spec in encoder.inputs.items():
             value = to_raw(inputs[name], spec)
             if value.shape not in (spec.shape[1:] if spec.shape[0] == 1 else None, spec.shape):
-                raise _usage(f"A source of input {name!r} has shape {list(spec.shape[1:])}.", str(list(value.shape)))
+                wanted = list(spec.shape[1:] if spec.shape[0] == 1 else spec.shape)
+                raise _usage(f"A source of input {name!r} has shape {wanted}.", str(list(value.shape)))
             raw[name] = value.reshape(spec.shape)
         self.used = True
         self.reset()
@@ -1224,11 +1299,13 @@ def verify(session: Session) -> dict[str, Any]:
     """Run a bundle's golden samples and compare with the reference, under the manifest's limits.
 
     NaN and infinity fail first; then shape, largest error, cosine, signal-to-noise ratio (dB) and top-1 agreement an
-    output; then the same samples in reverse order must give the same bits (a leaking state does not).
+    output; then the same samples in reverse order must give the same bits (a leaking state does not). Of a decoder with
+    beams, steps for several hypotheses must give what steps for one give (`compare_beams`).
 
     Returns:
         {"passed": bool, "samples": n, "failures": [text...], "outputs": {name: {"max_abs", "mean_abs", "rmse",
-        "cosine", "snr_db", "top1"}}, "model": Session.describe()}; None where a figure does not exist.
+        "cosine", "snr_db", "top1"}}, "model": Session.describe()}; None where a figure does not exist. With beams also
+        "beams", as "outputs", against steps for one.
     """
     inputs, reference = session.golden()
     answers = session.predict(inputs)
@@ -1237,6 +1314,7 @@ def verify(session: Session) -> dict[str, Any]:
     limits = {name: limit for name, limit in manifest.get("limits", {}).items() if limit is not None}
     failures: list[str] = []
     outputs: dict[str, dict[str, Any]] = {}
+    classes = class_outputs(manifest, list(reference))
     for name, want in reference.items():
         got = answers[name]
         if not np.isfinite(want).all():
@@ -1251,29 +1329,104 @@ def verify(session: Session) -> dict[str, Any]:
             continue
         if not np.array_equal(got, backwards[name][::-1]):
             failures.append(f"{name}: another answer when the samples come in another order (a state leaks)")
-        # Weights over a source are no choice among classes, whatever the task.
-        figures = _compare(got, want, "" if name == "attention" else manifest.get("task", ""))
+        figures = _compare(got, want, manifest.get("task", "") if name in classes else "")
         outputs[name] = figures
-        # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
-        bounds = {"max_abs": limits["max_abs"] * max(1.0, float(np.abs(want).max()))} if "max_abs" in limits else {}
-        bounds.update({figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")})
-        if bounds["top1"] is not None:
-            # A share of a few samples is coarse: whole samples are counted.
-            bounds["top1"] = 1 - math.ceil((1 - bounds["top1"]) * len(want)) / len(want)
-        for figure, bound in bounds.items():
-            value = figures[figure]
-            if bound is None or value is None:
-                continue
-            if value > bound if figure == "max_abs" else value < bound - 1e-9:
-                failures.append(f"{name}: {figure} {value:.6g} beyond the limit {bound:.6g}")
+        failures += [f"{name}: {text}" for text in _beyond(figures, want, limits)]
     count = len(next(iter(inputs.values())))
-    return {
-        "passed": not failures,
-        "samples": count,
-        "failures": failures,
-        "outputs": outputs,
-        "model": session.describe(),
-    }
+    report: dict[str, Any] = {"samples": count, "outputs": outputs}
+    if session.beams:
+        report["beams"], found = compare_beams(session, inputs, manifest.get("task", ""), limits)
+        failures += [f"beams: {text}" for text in found]
+    return {"passed": not failures, "failures": failures, **report, "model": session.describe()}
+
+
+def class_outputs(manifest: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Outputs among which one class is chosen, if the task is one of classes at all.
+
+    Weights over a source are no choice among classes, whatever the task. A manifest that knows its tokens says which
+    output they are chosen by; elsewhere weights have the name `ATTENTION`.
+    """
+    named = (manifest.get("translation") or {}).get("output")
+    return [name for name in names if (name == named if named else name != ATTENTION)]
+
+
+def compare_beams(
+    session: Session, inputs: Arrays, task: str, limits: dict[str, float], *, samples: int = 3, steps: int = 16
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Compare steps for several hypotheses at a time with the same model's steps for one.
+
+    The rows of `beams` are told different things, and go on from each other's states now and then, as in a search.
+    What each row answered on its way is held against `predict` of the same target.
+
+    Args:
+        session: one with beams.
+        inputs: samples by input name, sample axis first.
+        task, limits: as in `verify`.
+        samples: how many sources to take.
+        steps: steps of each at most.
+
+    Returns:
+        Figures by output name, as in `verify`, and what is beyond the limits.
+    """
+    beams, count = session.beam_session(), session.beams
+    fed = {name: inputs[name][:, :steps] for name in session.sequence_inputs}
+    total, steps = len(next(iter(fed.values()))), next(iter(fed.values())).shape[1]
+    got: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+    wanted: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+    for row in range(min(samples, total)):
+        source = {name: value[row] for name, value in inputs.items() if name not in fed}
+        # Other samples' targets, each moved on by its row: one golden sample is enough for rows that differ.
+        told = {
+            name: np.stack([np.roll(value[(row + beam) % total], -beam, 0) for beam in range(count)])
+            for name, value in fed.items()
+        }
+        answers: dict[str, list[np.ndarray]] = {name: [] for name in session.outputs}
+        beams.encode(source)
+        for step in range(steps):
+            if step:
+                # Mostly another order; every third time two go on from each row of the first half.
+                parents = np.roll(np.arange(count), 1) if step % 3 else np.arange(count) // 2
+                beams.reorder(parents)
+                for value in told.values():
+                    value[:, :step] = value[parents, :step]
+                answers = {name: [part[parents] for part in parts] for name, parts in answers.items()}
+            for name, part in beams.step({name: value[:, step] for name, value in told.items()}).items():
+                answers[name].append(part)
+        repeated = {name: np.repeat(value[np.newaxis], count, 0) for name, value in source.items()}
+        for name, value in session.predict({**repeated, **told}).items():
+            got[name].append(np.stack(answers[name], 1))
+            wanted[name].append(value)
+    figures: dict[str, dict[str, Any]] = {}
+    failures: list[str] = []
+    classes = class_outputs(session.manifest or {}, list(got))
+    for name in session.outputs:
+        have, want = np.concatenate(got[name]), np.concatenate(wanted[name])
+        if have.shape != want.shape or not np.isfinite(have).all() or not np.isfinite(want).all():
+            failures.append(f"{name}: shape {list(have.shape)} instead of {list(want.shape)}, or NaN or infinity")
+            continue
+        figures[name] = _compare(have, want, task if name in classes else "")
+        failures += [f"{name}: {text}" for text in _beyond(figures[name], want, limits)]
+    return figures, failures
+
+
+def _beyond(figures: dict[str, Any], want: np.ndarray, limits: dict[str, float]) -> list[str]:
+    """What of an output's figures is beyond the limits, in words."""
+    # The limit of the largest error is in units of the output's own scale, probabilities and temperatures alike.
+    bounds: dict[str, Any] = {}
+    if "max_abs" in limits:
+        bounds["max_abs"] = limits["max_abs"] * max(1.0, float(np.abs(want).max()))
+    bounds.update({figure: limits.get("min_" + figure) for figure in ("cosine", "snr_db", "top1")})
+    if bounds["top1"] is not None:
+        # A share of a few samples is coarse: whole samples are counted.
+        bounds["top1"] = 1 - math.ceil((1 - bounds["top1"]) * len(want)) / len(want)
+    found = []
+    for figure, bound in bounds.items():
+        value = figures[figure]
+        if bound is None or value is None:
+            continue
+        if value > bound if figure == "max_abs" else value < bound - 1e-9:
+            found.append(f"{figure} {value:.6g} beyond the limit {bound:.6g}")
+    return found
 
 
 def _compare(got: np.ndarray, want: np.ndarray, task: str) -> dict[str, float | None]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edge_dl.errors import UsageError
-from edge_dl.runtime.agent import Session
+from edge_dl.runtime.agent import ATTENTION, Session
 from edge_dl.text.subwords import PADDING
-
-ATTENTION = "attention"
 
 
 class SessionDecoder:
@@ -49,6 +47,11 @@ class SessionDecoder:
             raise UsageError(
                 "A search needs a model of one source, one target and one answer, and of batch 1.",
                 received=f"sources {sources}, targets {list(fed)}, answers {answers}, batch {session.batch}",
+            )
+        if len(session.inputs[sources[0]].shape) != 2:
+            raise UsageError(
+                "A search needs a model whose source is tokens, one number each.",
+                received=f"{sources[0]!r} of shape {list(session.inputs[sources[0]].shape)}",
             )
         self.session = session
         self._many = session.beam_session() if session.beams else None
