@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("without", type=Path, nargs="?", help="the same network without attention")
     parser.add_argument("--beams", nargs="*", default=["decode-float32", "decode-dynamic"], help="variants to ask so")
+    parser.add_argument("--out", type=Path, default=RESULT, help="results to write, without an ending")
     options = parser.parse_args()
     run = TranslatedRun(options.run)
     facts = machine()
@@ -124,8 +125,10 @@ def main() -> None:
     lines += ["", f"{facts['processor']}, {facts['cores']} cores"]
     text = "\n".join(lines) + "\n"
     print(text)
-    write_atomic(RESULT.with_suffix(".txt"), text)
-    write_json(RESULT.with_suffix(".json"), {"machine": facts, "versions": installed_versions(), "results": results})
+    write_atomic(options.out.with_suffix(".txt"), text)
+    write_json(
+        options.out.with_suffix(".json"), {"machine": facts, "versions": installed_versions(), "results": results}
+    )
 
 
 if __name__ == "__main__":
