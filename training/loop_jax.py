@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from edge_dl.training.batches import RUN, Arrays
-from edge_dl.training.loops import take
+from edge_dl.training.batches import Arrays
+from edge_dl.training.loops import filled, take
 
 
 class JaxLoop:
@@ -36,9 +36,7 @@ class JaxLoop:
 
     def train(self, data: Any, rows: np.ndarray, first: int, last: int) -> None:
         """Training steps `first` to `last` (not included); returns when they are done."""
-        # A shape of `rows` is a compilation: runs of any few steps share one. Rows behind `last` are never read.
-        filled = np.pad(rows, ((0, -len(rows) % RUN), (0, 0)))
-        self._state, self._logs = self._train(self._state, data, filled, first, last)
+        self._state, self._logs = self._train(self._state, data, filled(rows), first, last)
         jax.block_until_ready(self._logs)
 
     def evaluate(self, data: Any, rows: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from edge_dl.training.batches import RUN, Arrays
-from edge_dl.training.loops import take
+from edge_dl.training.batches import Arrays
+from edge_dl.training.loops import filled, take
 
 
 class TensorFlowLoop:
@@ -39,9 +39,7 @@ class TensorFlowLoop:
 
     def train(self, data: Any, rows: np.ndarray, first: int, last: int) -> None:
         """Training steps `first` to `last` (not included); returns when they are done."""
-        # A shape of `rows` is a graph: runs of any few steps share one. Rows behind `last` are never read.
-        filled = np.pad(rows, ((0, -len(rows) % RUN), (0, 0)))
-        self._train(data, tf.constant(filled), tf.constant(first), tf.constant(last))
+        self._train(data, tf.constant(filled(rows)), tf.constant(first), tf.constant(last))
 
     def evaluate(self, data: Any, rows: np.ndarray) -> None:
         """Evaluate every batch of `rows`."""

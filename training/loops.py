@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from edge_dl.training.batches import Arrays
+from edge_dl.training.batches import RUN, Arrays
 
 
 class Loop(Protocol):
@@ -59,6 +59,13 @@ def make_loop(model: keras.Model, backend: str, xla: bool, sample: Arrays) -> Lo
     from edge_dl.training.loop_torch import TorchLoop
 
     return TorchLoop(model)
+
+
+def filled(rows: np.ndarray) -> np.ndarray:
+    """`rows` (steps, batch) with steps behind them that are never trained: each shape of rows is a compilation, and so
+    runs of any few steps share one.
+    """
+    return np.pad(rows, ((0, -len(rows) % RUN), (0, 0)))
 
 
 def take(arrays: Any, pick: Callable[[Any], Any]) -> tuple[Any, Any, Any]:

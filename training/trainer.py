@@ -119,7 +119,7 @@ class _Training:
         self.validation = None if self.config.use_validation else Arrays.of(dataset.validation)
         if self.config.use_validation:
             self.training = Arrays.joined(dataset.train, dataset.validation)
-        if self.config.balance and recipe.task is not Task.TRANSLATION:  # Refused with the objectives below.
+        if self.config.balance:
             self.training = balanced(self.training, self.output)
         self.phases = phases(recipe)
         self.epochs = self.phases[-1].last
@@ -128,9 +128,12 @@ class _Training:
             # Compiling for a shape takes seconds: less than a few batches of it are not worth that.
             most = len(self.training) // (_BATCHES_PER_BUCKET * self.config.batch_size)
             self.buckets = sentence_buckets(self.training, most=max(1, min(_MOST_BUCKETS, most)))
-            padded = padding_share(self.training, self.buckets)
-            progress.say(f"{len(self.buckets)} buckets of sentence lengths: {padded:.1%} of the tokens are padding")
-        self.steps = sum(len(rows) for _, rows in self._plan(0))
+            self.padding = padding_share(self.training, self.buckets)
+            told = f"{self.padding:.1%} of the tokens are padding"
+            progress.say(f"{len(self.buckets)} buckets of sentence lengths: {told}")
+        # As many in every epoch.
+        plan = self._plan(0)
+        self.steps, self.samples = sum(len(rows) for _, rows in plan), sum(rows.size for _, rows in plan)
         self.precision = choose_precision(self.config.mixed_precision, backend, device)
         if self.config.mixed_precision and self.precision == "float32":
             progress.say(f"Mixed precision is no faster on this {device.kind.upper()}: training in float32")
@@ -455,7 +458,7 @@ class _Training:
         with atomic_path(self.folder / "model.keras") as temporary:
             model.save(temporary)
         seconds = sum(entry["seconds"] for entry in state.history)
-        samples = sum(rows.size for _, rows in self._plan(0)) * len(state.history)
+        samples = self.samples * len(state.history)
         facts: dict[str, Any] = {
             "backend": f"{self.backend} {backend_version(self.backend)}",
             "device": str(self.device),
@@ -463,7 +466,7 @@ class _Training:
             "parameters": int(model.count_params()),
             "best_epoch": state.state.get("best_epoch", state.epoch) if state.best else state.epoch,
             "samples_per_second": round(samples / max(seconds, 1e-9), 1),
-            **({"padding": round(padding_share(self.training, self.buckets), 4)} if self.buckets else {}),
+            **({"padding": round(self.padding, 4)} if self.buckets else {}),
             "input_share": round(sum(entry["input_seconds"] for entry in state.history) / max(seconds, 1e-9), 4),
         }
         if len(self.phases) > 1:
