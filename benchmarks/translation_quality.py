@@ -21,7 +21,7 @@ from edge_dl.checks.corpus_scores import corpus_scores
 from edge_dl.checks.translation_pairs import Difference, TranslatedRun, compare_lengths, difference
 from edge_dl.files import read_json, write_atomic, write_json
 from edge_dl.runfolder import installed_versions, machine
-from edge_dl.runtime import SessionDecoder, Translator, open_session
+from edge_dl.runtime import Translator
 from edge_dl.runtime.search import Search
 from edge_dl.text import Tables
 
@@ -51,7 +51,7 @@ def lost(score: str, first: Any, second: Any) -> Difference:
 def beam_scores(bundle: Path, tables: Tables, sentences: list[tuple[str, tuple[str, ...]]], beams: int) -> list[float]:
     """BLEU and chrF, 0 to 100, with beams; a source too long for the model is cut."""
     translator = Translator(bundle)
-    longest = SessionDecoder(open_session(bundle)).length - 1
+    longest = translator.length - 1
     texts = []
     for source, _ in sentences:
         tokens = tables.source.segment(source)

@@ -19,6 +19,7 @@ from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.data.sentences import FILE as SENTENCES
+from edge_dl.data.sentences import TABLES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
@@ -30,7 +31,6 @@ PLAN = "plan.json"
 REFERENCE = "reference.npz"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
-TABLES = "text.json"
 AUTO = "auto"
 # Copies of a cell that an unrolled model may hold before `auto` leaves it out: time steps summed over recurrent layers.
 # Beyond it the converter takes minutes and the copies of the weights that kernels pack cost more than the loop saves.

@@ -17,6 +17,7 @@ import numpy as np
 from edge_dl.bundle import SequenceSpec, Signature, StateSpec, TensorSpec
 from edge_dl.converters.cells import CellGraph, cell_graph, is_known_cell
 from edge_dl.converters.cutting import USE_WHOLE, Cut
+from edge_dl.converters.exporting import output_spec
 from edge_dl.converters.layers import RecurrentLayer
 from edge_dl.converters.lowering import as_reference, in_float32, lowered, replaced_loops, run_layer
 from edge_dl.converters.messages import one_line
@@ -81,7 +82,7 @@ def trace_decode(cut: Cut, lowering: Lowering, *, beams: int = 0, seed: int = 0)
     encoder = _Encoder(cut, lowering, notes)
     sources = [specs[name] for name in cut.sources]
     full = _trace(encoder.everything, sources)
-    given = {name: _spec(name, full.structured_outputs[name]) for name in encoder.names}
+    given = {name: output_spec(name, full.structured_outputs[name]) for name in encoder.names}
     starts = encoder.starts
     taken = {*specs, *unique_names(output_names(cut.model)), *given, *(start.output for start in starts)}
     states = tuple(
@@ -348,26 +349,14 @@ def _inputs_read(concrete: Any) -> set[str]:
     return {name for name, spec in keywords.items() if id(placeholders[spec.name].op) in seen}
 
 
-def _spec(name: str, value: Any) -> TensorSpec:
-    shape: list[Any] = value.shape.as_list() if value.shape.rank is not None else [None]
-    if None in shape:
-        raise StageError(
-            "What an encoder gives must have a static shape on the device.",
-            stage="export",
-            received=f"{name!r} of shape {shape}",
-            todo="Give the shapes of all inputs, or take operators out of the model whose result size depends on data.",
-        )
-    return TensorSpec(name, tuple(shape), value.dtype.name)
-
-
 def _signatures(
     cut: Cut, functions: Mapping[str, Any], sources: Sequence[TensorSpec], target: TensorSpec, step: _Step
 ) -> tuple[Signature, Signature, SequenceSpec]:
     encoded = functions[ENCODE].structured_outputs
-    encode = Signature(ENCODE, tuple(sources), tuple(_spec(name, value) for name, value in encoded.items()))
+    encode = Signature(ENCODE, tuple(sources), tuple(output_spec(name, value) for name, value in encoded.items()))
     results = functions[STEP].structured_outputs
     names = unique_names(output_names(cut.model))
-    outputs = tuple(_spec(name, results[name]) for name in names)
+    outputs = tuple(output_spec(name, results[name]) for name in names)
     steps = next(spec.shape[1] for spec in cut.inputs.specs if spec.name == cut.target)
     return (
         encode,

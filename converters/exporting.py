@@ -343,14 +343,19 @@ def _describe_outputs(
     traced = {name: value for name, value in concrete.structured_outputs.items() if name not in _next(states)}
     if set(keras_outputs) != set(traced):  # A subclassed model names nothing.
         keras_outputs = {name: name for name in traced}
-    return tuple(_output_spec(name, traced[name]) for name in keras_outputs), keras_outputs
+    return tuple(output_spec(name, traced[name]) for name in keras_outputs), keras_outputs
 
 
 def _next(states: Sequence[StateSpec]) -> set[str]:
     return {state.output for state in states}
 
 
-def _output_spec(name: str, value: Any) -> TensorSpec:
+def output_spec(name: str, value: Any) -> TensorSpec:
+    """Name, shape and type of a traced output.
+
+    Raises:
+        StageError: its shape is not static.
+    """
     shape: list[Any] = value.shape.as_list() if value.shape.rank is not None else [None]
     if None in shape:
         raise StageError(

@@ -39,6 +39,7 @@ from edge_dl.checks.verdicts import (
     OutputParity,
     ParityReport,
     Verdict,
+    decision,
     finite,
     overall,
 )
@@ -357,13 +358,7 @@ def _metric_check(item: MetricComparison) -> Check:
     drop = "unknown" if item.drop is None else f"{item.drop:.4g}"
     interval = "" if item.low is None or item.high is None else f" ({item.low:.4g} to {item.high:.4g})"
     text = f"{item.name} {_number(item.reference)} before, {_number(item.variant)} after:{unit} loss {drop}{interval}"
-    if item.verdict is Verdict.PASS:
-        text += f", within {item.max_drop:g}."
-    elif item.verdict is Verdict.FAIL:
-        text += f", more than {item.max_drop:g}."
-    else:
-        needed = f"about {item.samples_needed} would" if item.samples_needed else "more may"
-        text += f", limit {item.max_drop:g}: {item.samples} samples cannot decide, {needed}."
+    text += decision(item, f"{item.max_drop:g}", "samples")
     verdict = item.verdict or Verdict.PASS
     return Check("metric", verdict, text, item.output, item.drop, item.max_drop)
 

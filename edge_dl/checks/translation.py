@@ -21,7 +21,7 @@ from edge_dl.checks.comparison import DEFAULT_CONFIDENCE, decide
 from edge_dl.checks.corpus_scores import UNIT, Bleu, CorpusScore, corpus_scores
 from edge_dl.checks.edits import edit_distance
 from edge_dl.checks.plain import from_plain, to_plain
-from edge_dl.checks.statistics import percentile_interval, resample_sums
+from edge_dl.checks.statistics import Interval, percentile_interval, resample_sums
 from edge_dl.checks.translation_report import (
     LengthScore,
     SentenceAlignment,
@@ -29,7 +29,7 @@ from edge_dl.checks.translation_report import (
     TranslatedSentence,
     TranslationReport,
 )
-from edge_dl.checks.verdicts import Check, MetricComparison, Verdict, finite
+from edge_dl.checks.verdicts import Check, MetricComparison, Verdict, decision, finite
 from edge_dl.errors import UsageError
 from edge_dl.files import read_json, write_json
 from edge_dl.progress import SILENT, Progress
@@ -314,6 +314,16 @@ def first_difference(left: Answer, right: Answer) -> int | None:
     return None if len(sides[0]) == len(sides[1]) else shorter + 1
 
 
+def paired_scores(
+    score: CorpusScore, before: np.ndarray, after: np.ndarray, *, confidence: float, seed: int = 0
+) -> tuple[tuple[float, float], Interval]:
+    """Both systems' scores, and by the paired bootstrap the interval of what the second loses."""
+    width = before.shape[1]
+    sums = resample_sums(np.concatenate([before, after], axis=1), seed=seed)
+    interval = percentile_interval(score.drop(sums[:, :width], sums[:, width:]), confidence)
+    return (float(score.value(before.sum(axis=0))), float(score.value(after.sum(axis=0)))), interval
+
+
 def compare_score(
     score: CorpusScore,
     before: np.ndarray,
@@ -324,10 +334,7 @@ def compare_score(
     seed: int = 0,
 ) -> MetricComparison:
     """A score of two systems on the same sentences, from counts (sentences, k) each, and the interval of the loss."""
-    width = before.shape[1]
-    sums = resample_sums(np.concatenate([before, after], axis=1), seed=seed)
-    interval = percentile_interval(score.drop(sums[:, :width], sums[:, width:]), confidence)
-    values = float(score.value(before.sum(axis=0))), float(score.value(after.sum(axis=0)))
+    values, interval = paired_scores(score, before, after, confidence=confidence, seed=seed)
     drop = values[0] - values[1]
     verdict, needed = (None, None) if max_drop is None else decide(drop, interval, max_drop, len(before))
     return MetricComparison(
@@ -367,13 +374,18 @@ def system_score(score: CorpusScore, before: np.ndarray, after: np.ndarray, *, s
     )
 
 
+def of_length(words: np.ndarray, shortest: int, longest: int | None) -> np.ndarray:
+    """Which sentences have so many words, (sentences,) bool; one without any counts with the shortest."""
+    return (words >= (0 if shortest == 1 else shortest)) & (words <= (np.inf if longest is None else longest))
+
+
 def length_scores(
     before: np.ndarray, after: np.ndarray, words: np.ndarray, *, seed: int = 0
 ) -> tuple[LengthScore, ...]:
-    """BLEU of the sentences of each length, from its counts; a sentence without any word counts with the shortest."""
+    """BLEU of the sentences of each length, from its counts."""
     found = []
     for shortest, longest in LENGTHS:
-        rows = (words >= (0 if shortest == 1 else shortest)) & (words <= (np.inf if longest is None else longest))
+        rows = of_length(words, shortest, longest)
         if rows.any():
             score = system_score(Bleu(), before[rows], after[rows], seed=seed)
             found.append(LengthScore(shortest, longest, int(rows.sum()), score))
@@ -406,13 +418,7 @@ def _score_check(item: MetricComparison) -> Check:
         f"{title} {points(item.reference)} with Keras, {points(item.variant)} here: loss {points(item.drop)} "
         f"({points(item.low)} to {points(item.high)})"
     )
-    if item.verdict is Verdict.PASS:
-        text += f", within {points(item.max_drop)}."
-    elif item.verdict is Verdict.FAIL:
-        text += f", more than {points(item.max_drop)}."
-    else:
-        needed = f"about {item.samples_needed} would" if item.samples_needed else "more may"
-        text += f", limit {points(item.max_drop)}: {item.samples} sentences cannot decide, {needed}."
+    text += decision(item, points(item.max_drop), "sentences")
     return Check("metric", item.verdict or Verdict.PASS, text, "", item.drop, item.max_drop)
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from edge_dl.checks.corpus_scores import corpus_scores
-from edge_dl.checks.statistics import Interval, percentile_interval, resample_sums
-from edge_dl.checks.translation import CONFIDENCE, LENGTHS, REFERENCE, Counts, ReferenceAnswers
+from edge_dl.checks.statistics import Interval
+from edge_dl.checks.translation import (
+    CONFIDENCE,
+    LENGTHS,
+    REFERENCE,
+    Counts,
+    ReferenceAnswers,
+    of_length,
+    paired_scores,
+)
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz
 
@@ -102,10 +110,7 @@ def difference(
     left, right = (side[name] if rows is None else side[name][rows] for side in (first, second))
     if not len(left):
         return None
-    sums = resample_sums(np.concatenate([left, right], axis=1), seed=seed)
-    width = left.shape[1]
-    interval = percentile_interval(score.drop(sums[:, :width], sums[:, width:]), CONFIDENCE)
-    values = float(score.value(left.sum(axis=0))), float(score.value(right.sum(axis=0)))
+    values, interval = paired_scores(score, left, right, confidence=CONFIDENCE, seed=seed)
     return Difference(*values, values[0] - values[1], interval, len(left))
 
 
@@ -142,7 +147,7 @@ def compare_lengths(first: TranslatedRun, second: TranslatedRun) -> list[tuple[i
     words = first.words
     found: list[tuple[int, int | None, Difference]] = []
     for shortest, longest in (*LENGTHS, (LONG, None), (0, None)):
-        rows = (words >= (0 if shortest == 1 else shortest)) & (words <= (np.inf if longest is None else longest))
+        rows = of_length(words, shortest, longest)
         if shortest == LONG and longest is None and rows.sum() in [one.sentences for _, _, one in found[-1:]]:
             continue
         if (one := difference("bleu", first.keras, second.keras, rows)) is not None:

@@ -135,6 +135,22 @@ class MetricComparison:
     samples_needed: int | None = None
 
 
+def decision(item: MetricComparison, limit: str, samples: str) -> str:
+    """The end of a sentence about a metric's loss: what its limit says to it.
+
+    Args:
+        item: a comparison with a verdict.
+        limit: `item.max_drop` as the sentence shows losses.
+        samples: what the samples are called.
+    """
+    if item.verdict is Verdict.PASS:
+        return f", within {limit}."
+    if item.verdict is Verdict.FAIL:
+        return f", more than {limit}."
+    needed = f"about {item.samples_needed} would" if item.samples_needed else "more may"
+    return f", limit {limit}: {item.samples} {samples} cannot decide, {needed}."
+
+
 @dataclass(frozen=True)
 class ChangedAnswer:
     """A sample (or a time step of one) whose answer differs between reference and variant.

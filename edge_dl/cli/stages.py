@@ -207,7 +207,7 @@ def run_convert(folder: RunFolder, progress: Progress, *, force: bool = False) -
     def work() -> None:
         from edge_dl.checks.limits import limits_for
         from edge_dl.converters import run_conversion
-        from edge_dl.converters.conversion import TABLES
+        from edge_dl.data.sentences import TABLES
 
         dataset = _dataset(folder)
         tables = folder.path / "data" / TABLES

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class Sentences:
 
     tables: Tables
     validation: tuple[Sentence, ...] = ()
-    test: tuple[Sentence, ...] = field(default=())
+    test: tuple[Sentence, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The sentences as plain JSON values; the tables are a file of their own."""

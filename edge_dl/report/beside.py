@@ -14,7 +14,7 @@ from edge_dl.checks.translation_pairs import compare_lengths, read_translated
 from edge_dl.errors import UsageError
 from edge_dl.report import numbers
 from edge_dl.report.numbers import as_number
-from edge_dl.report.translations import translating
+from edge_dl.report.translations import cell, translating
 from edge_dl.report.variant_results import mapping, mappings
 from edge_dl.report.words import plural
 
@@ -80,10 +80,10 @@ def beside_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         names = ["this run", "the other"]
     rows = [
         [
-            _cell(words(item.get("shortest"), item.get("longest")), plural(item.get("sentences"), "sentence")),
-            _cell(numbers.metric(item.get("value"), "score")),
-            _cell(numbers.metric(item.get("beside"), "score")),
-            _cell(
+            cell(words(item.get("shortest"), item.get("longest")), plural(item.get("sentences"), "sentence")),
+            cell(numbers.metric(item.get("value"), "score")),
+            cell(numbers.metric(item.get("beside"), "score")),
+            cell(
                 _points_less(item.get("gain")), f"{_points_less(item.get('low'))} to {_points_less(item.get('high'))}"
             ),
         ]
@@ -97,10 +97,6 @@ def beside_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     return {"title": "How far they are apart", "heads": ("words of the source", *names, "difference"), "rows": rows,
             "note": note}  # fmt: skip
-
-
-def _cell(text: str, more: str = "") -> dict[str, str]:
-    return {"text": text, "more": more}
 
 
 def _points_less(value: Any) -> str:

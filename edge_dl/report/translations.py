@@ -66,6 +66,11 @@ def translation_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def cell(text: str, more: str = "") -> dict[str, str]:
+    """A cell of a table: a text and a quieter one below it."""
+    return {"text": text, "more": more}
+
+
 def cell_texts(cells: Sequence[Mapping[str, str]]) -> list[str]:
     """Cells of a row as one text each, where there is no smaller print: `81.48 (78.40 to 84.29)`."""
     return [f"{cell['text']} ({cell['more']})" if cell["more"] else cell["text"] for cell in cells]
@@ -124,7 +129,7 @@ def translation_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _row(cells: Sequence[tuple[str, str]], *, chosen: bool = False) -> dict[str, Any]:
-    return {"cells": [{"text": text, "more": more} for text, more in cells], "chosen": chosen}
+    return {"cells": [cell(text, more) for text, more in cells], "chosen": chosen}
 
 
 def _score(told: Mapping[str, Any], name: str, side: str) -> tuple[str, str]:
