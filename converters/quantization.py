@@ -587,11 +587,20 @@ def _full_integer(
             "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
             todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
         )
+    model = tensors.read(float_model(export).read_bytes())
+    if tensors.operator_names(model)["WHILE"] and not options.force:
+        raise RefusedError(
+            f"{spec.quantization.value} of a model with a loop cannot be made: TensorFlow's converter crashes on it "
+            "(SIGSEGV). Layers such as ConvLSTM2D or an RNN with a cell of its own are loops.",
+            todo=f"Use {VariantSpec(export.lowering, Quantization.DYNAMIC).name}, which has int8 weights.",
+        )
     feeds = _feeds(export, calibration)
-    if takes_samples(export.signature):
+    wide = spec.quantization is Quantization.INT16X8
+    # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
+    looks_up = wide and find_tables(model)
+    if takes_samples(export.signature) or looks_up:
         return _static(float_model(export).read_bytes(), spec, feeds, options)
     sets = tf.lite.OpsSet
-    wide = spec.quantization is Quantization.INT16X8
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
 
     def configure(converter: Any, *operators: Any) -> None:
@@ -735,14 +744,25 @@ def _static(
         return quantize_static(content, feeds, exceptions=exceptions), MIXING, []
     wide = spec.quantization is Quantization.INT16X8
     precision = Precision.INT16X8 if wide else Precision.INT8
-    front = find_front(tensors.read(content))
+    model = tensors.read(content)
+    front = find_front(model)
     if not options.per_channel:
         raise RefusedError(
-            f"{spec.quantization.value} of sounds and of .tflite files has one scale a channel, and no other.",
+            f"{spec.quantization.value} of sounds, tokens and .tflite files has one scale a channel, and no other.",
             todo="Leave conversion.per_channel at true.",
         )
+    tables = find_tables(model) if wide else []
+    exceptions |= dict.fromkeys(tables, Precision.FLOAT32)
     result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
+    if tables:
+        result = _with_short_tables(result)
     return result, _static_tool(spec), [FLOAT_FRONT] if front else []
+
+
+def _with_short_tables(content: bytes) -> bytes:
+    """With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first."""
+    model = tensors.read(content)
+    return packing.pack(model) if quantize_lookups(model) else content
 
 
 def _static_tool(spec: VariantSpec) -> str:
@@ -770,8 +790,7 @@ def _static_part(
         content = packing.pack(model)
         model = tensors.read(content)
     scores = find_scores(model, answers)
-    # With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first.
-    tables = find_tables(model) if wide else []
+    tables = find_tables(model) if wide else []  # See `_with_short_tables`.
     result = quantize_static(
         content,
         feeds,

@@ -393,6 +393,19 @@ def test_what_no_lowering_carries_is_converted_as_keras_writes_it(tmp_path: Path
     assert "'frames'" in plan.left_out["while"]
     with pytest.raises(RefusedError, match=r"'frames'.*convolves"):
         run_export(tmp_path / "model.keras", tmp_path, ConversionConfig(lowerings=("while",)))
+    data = {"images": np.random.default_rng(0).standard_normal((8, 3, 6, 2)).astype("float32")}
+    made = by_name(
+        convert(
+            tmp_path / "model.keras",
+            tmp_path / "out",
+            quantization=("float32", "int8", "int16x8", "dynamic"),
+            data=data,
+        )
+    )
+    assert {name: outcome.status for name, outcome in made.items()} == {
+        "float32": "converted", "int8": "refused", "int16x8": "refused", "dynamic": "converted",
+    }  # fmt: skip
+    assert made["int8"].todo == "Use dynamic, which has int8 weights."
 
 
 def test_a_plan_that_was_tampered_with_is_named(run: Path) -> None:

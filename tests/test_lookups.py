@@ -14,6 +14,7 @@ from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.quantization import QuantizationOptions
 
 ROWS, SIZE = 40, 16
+LOWERINGS = ("unroll", "step")
 
 
 def table() -> np.ndarray:
@@ -104,3 +105,25 @@ def test_masks_and_encodings_are_no_weights(tmp_path: Path) -> None:
     assert tensors.count_weights(tensors.read(dynamic)).elements == {"int8": SIZE * SIZE}
     (tmp_path / "m.tflite").write_bytes(dynamic)
     quantization.check_runs(tmp_path / "m.tflite")
+
+
+@pytest.mark.slow
+def test_a_network_of_tokens_has_int16_activations(tmp_path: Path) -> None:
+    import keras
+
+    from edge_dl.converters import convert
+    from edge_dl.runtime import open_session
+
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    h = keras.layers.GRU(12)(keras.layers.Embedding(ROWS, SIZE, embeddings_initializer="random_normal")(tokens))
+    model = keras.Model(tokens, {"label": keras.layers.Dense(4, activation="softmax")(h)})
+    x = {"tokens": np.random.default_rng(0).integers(0, ROWS, (40, 6)).astype("int32")}
+    model.save(tmp_path / "model.keras")
+    made = convert(tmp_path / "model.keras", tmp_path / "run", lowering=LOWERINGS, quantization="int16x8", data=x)
+    assert {outcome.variant: outcome.message for outcome in made} == {f"{name}-int16x8": "" for name in LOWERINGS}
+    expected = np.asarray(model(x)["label"])
+    for outcome in made:
+        bundle = tmp_path / "run" / "variants" / outcome.variant
+        assert set(tensors.count_weights(tensors.read((bundle / "model.tflite").read_bytes())).elements) == {"int8"}
+        np.testing.assert_allclose(open_session(bundle).predict(x)["label"], expected, atol=2e-3)
