@@ -90,8 +90,8 @@ def _open_own_model(
         raise UsageError(
             "A model of your own needs data to be checked and calibrated with.",
             received=f"{source.path} without --data",
-            todo="Name an .npz with the arrays x_train, y_train, x_test, y_test (or X, y), or another form "
-            "that `edge-dl data info` understands.",
+            todo="Name an .npz with the arrays x_train, y_train, x_test, y_test (or X, y; targets may be left out), or "
+            "another form that `edge-dl data info` understands.",
         )
     if task and task not in [item.value for item in Task]:
         raise UsageError(

@@ -56,7 +56,7 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, 
     groups = dict(source.groups)
     notes = list(source.notes)
     for part, split in parts.items():
-        check_split(split, part)
+        check_split(split, part, trains=trains)
     if "all" in parts:
         everything, group = parts.pop("all"), groups.pop("all", None)
         kept, held = holdout(len(everything), config.test, rng, groups=group, labels=_strata(everything, task))

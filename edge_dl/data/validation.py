@@ -43,7 +43,7 @@ def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
             samples or are too small; a class number is out of range or missing from the training part.
     """
     for part, split in dataset.parts.items():
-        check_split(split, part)
+        check_split(split, part, trains=trains)
         if len(split) < MIN_SAMPLES[part]:
             raise UsageError(
                 f"The {part} part needs at least {MIN_SAMPLES[part]} sample{'s' if MIN_SAMPLES[part] > 1 else ''}.",
@@ -52,10 +52,11 @@ def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
             )
     _check_same_shapes(dataset)
     _check_overlap(dataset)
-    if dataset.task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
-        _check_labels(dataset, next(iter(dataset.train.y)), trains)
-    if dataset.task is Task.TRANSCRIPTION:
-        _check_words(dataset, next(iter(dataset.train.y)))
+    target = next(iter(dataset.train.y), None)
+    if target and dataset.task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
+        _check_labels(dataset, target, trains)
+    if target and dataset.task is Task.TRANSCRIPTION:
+        _check_words(dataset, target)
     if dataset.vocabulary:
         for part, split in dataset.parts.items():
             for name, array in {**split.x, **split.y}.items():
@@ -63,16 +64,19 @@ def check_dataset(dataset: Dataset, *, trains: bool = True) -> None:
                     _check_range(array, len(dataset.vocabulary), f"{part} {name}", "token numbers", "the vocabulary")
 
 
-def check_split(split: Split, part: str) -> None:
+def check_split(split: Split, part: str, *, trains: bool = True) -> None:
     """Check one part by itself: names, types, ranks, sample counts, finite numbers.
+
+    Args:
+        trains: whether a model is trained on it, which needs targets.
 
     Raises:
         UsageError: see `check_dataset`.
     """
     if not split.x:
         raise UsageError("A data set needs at least one input.", received=f"no x in the {part} part")
-    if not split.y:
-        raise UsageError("A data set needs at least one target.", received=f"no y in the {part} part")
+    if trains and not split.y:
+        raise UsageError("Training needs at least one target.", received=f"no y in the {part} part")
     arrays = {**split.x, **split.y, **{f"weight of {name}": array for name, array in (split.weight or {}).items()}}
     if np.shape(split.index) != (len(split.index),) or not np.issubdtype(split.index.dtype, np.integer):
         raise UsageError("index must be whole numbers, one a sample.", received=f"shape {np.shape(split.index)}")

@@ -9,6 +9,8 @@ Inputs of layouts 1 and 2 become `sequence` (rank 3; rank 2 of fractions is one 
 numbers) or `image` (rank 4; rank 3 where data.input is "image"). `labels`, an array of text, names the classes.
 
 4. `tokens`, one stream of token numbers (tokens,) for a language model, perhaps with `vocabulary`, an array of text.
+
+A model that is trained already needs no targets: layouts 1 to 3 may leave all of them out.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         return _named(arrays, file, task)
     if "x_train" in names:
         return _parts(arrays, names, file, config, task)
-    if "x" in names and "y" in names:
+    if "x" in names:
         return _flagged(arrays, names, file, config, task)
     if "tokens" in names:
         return _stream(arrays, names, file, config, task)
@@ -67,18 +69,19 @@ def _load(file: DataFile) -> dict[str, np.ndarray]:
 def _parts(
     arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, config: DataConfig, task: Task | None
 ) -> Source:
-    raw: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    raw: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    targeted = any(name.startswith("y_") for name in names)
     for part, endings in (("train", ("train",)), ("test", ("test",)), ("validation", ("val", "validation", "valid"))):
         for ending in endings:
             has_x, has_y = f"x_{ending}" in names, f"y_{ending}" in names
-            if has_x != has_y:
+            if has_x != has_y and targeted:
                 there, lacking = ("x", "y") if has_x else ("y", "x")
                 raise UsageError(
                     "Inputs and targets come in pairs.",
                     received=f"{file} with {there}_{ending} but no {lacking}_{ending}",
                 )
             if has_x:
-                raw[part] = (arrays[names[f"x_{ending}"]], arrays[names[f"y_{ending}"]])
+                raw[part] = (arrays[names[f"x_{ending}"]], arrays[names[f"y_{ending}"]] if has_y else None)
     if "test" not in raw:
         raw = {"all": raw["train"]}
     elif "train" in raw and raw["train"][0].shape[1:] != raw["test"][0].shape[1:]:
@@ -87,13 +90,14 @@ def _parts(
             received=f"x_train {raw['train'][0].shape}, x_test {raw['test'][0].shape}",
         )
     labels = _text_list(arrays, names, "labels", file)
-    targets, labels = encode_targets({part: y for part, (_, y) in raw.items()}, task, labels)
+    given = {part: y for part, (_, y) in raw.items() if y is not None}
+    targets, labels = encode_targets(given, task, labels) if given else ({}, labels)
     parts: dict[str, Split] = {}
     start = 0
     groups = {}
     for part, (x, _) in raw.items():
         index = np.arange(start, start + len(x))
-        parts[part] = as_split(x, targets[part], index, task, f"x_{part}", kind=config.input)
+        parts[part] = as_split(x, targets.get(part), index, task, f"x_{part}", kind=config.input)
         start += len(x)
         group = next((names[f"{key}_{part}"] for key in GROUPS if f"{key}_{part}" in names), None)
         if group is not None:
@@ -104,21 +108,19 @@ def _parts(
 def _flagged(
     arrays: dict[str, np.ndarray], names: dict[str, str], file: DataFile, config: DataConfig, task: Task | None
 ) -> Source:
-    x, y = arrays[names["x"]], arrays[names["y"]]
+    x = arrays[names["x"]]
     labels = _text_list(arrays, names, "labels", file)
-    targets, labels = encode_targets({"all": y}, task, labels)
-    whole = as_split(x, targets["all"], np.arange(len(x)), task, "X", kind=config.input)
+    targets, labels = encode_targets({"all": arrays[names["y"]]}, task, labels) if "y" in names else ({}, labels)
+    whole = as_split(x, targets.get("all"), np.arange(len(x)), task, "X", kind=config.input)
     parts, groups = _cut(whole, arrays, names)
     return _source(file, parts, groups, labels, x)
 
 
 def _named(arrays: dict[str, np.ndarray], file: DataFile, task: Task | None) -> Source:
     x, y = values_under(arrays, "x/"), values_under(arrays, "y/")
-    if not y:
-        raise UsageError("An .npz with x/NAME needs y/NAME too.", received=f"{file} with {', '.join(sorted(arrays))}")
     names = {name.lower(): name for name in arrays}
     labels = _text_list(arrays, names, "labels", file)
-    if task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
+    if y and task in (Task.CLASSIFICATION, Task.LABELLING, Task.EMBEDDING):
         # `labels` name the classes of the first output; further outputs belong to a model of the user's own.
         name = next(iter(y))
         encoded, labels = encode_targets({"all": y[name]}, task, labels)
@@ -204,14 +206,14 @@ def _source(
 
 
 def as_split(
-    x: np.ndarray, y: np.ndarray, index: np.ndarray, task: Task | None, where: str, *, kind: str = ""
+    x: np.ndarray, y: np.ndarray | None, index: np.ndarray, task: Task | None, where: str, *, kind: str = ""
 ) -> Split:
     """A part with its arrays named for `task`.
 
     Args:
         x: (samples, steps, features), (samples, steps), (samples, height, width, channels), (samples, height, width) of
             `kind` "image", or any shape when the task is not known.
-        y: targets, first axis the sample; classes already numbered.
+        y: targets, first axis the sample; classes already numbered. None: there are none.
         index: (samples,) row in the source.
         task: names the target; None: `target`.
         where: what to call the inputs in messages.
@@ -221,19 +223,20 @@ def as_split(
         UsageError: the inputs are empty, not numbers or of the wrong rank.
     """
     check_array(x, where)
-    if len(x) != len(y):
+    if y is not None and len(x) != len(y):
         raise UsageError(
             "Inputs and targets must hold the same number of samples.", received=f"{where}: {len(x)} and {len(y)}"
         )
-    target = output_name(task) if task else "target"
+    index = index.astype(np.int64)
     if task is None:
-        return Split({"input": _plain(x)}, {target: _plain(y)}, index.astype(np.int64))
+        return Split({"input": _plain(x)}, {} if y is None else {"target": _plain(y)}, index)
+    targets = {} if y is None else {output_name(task): y}
     if kind == "image" or (not kind and x.ndim == 4):
-        return Split({"image": _pictures(x, where)}, {target: y}, index.astype(np.int64))
+        return Split({"image": _pictures(x, where)}, targets, index)
     if x.ndim == 2 and x.dtype.kind in "iu":
         if x.min() < 0:
             raise UsageError("Token numbers must not be negative.", received=f"{int(x.min())} in {where}")
-        return Split({"tokens": x.astype(np.int32)}, {target: y}, index.astype(np.int64))
+        return Split({"tokens": x.astype(np.int32)}, targets, index)
     if x.ndim == 2:
         x = x[:, :, None]
     if x.ndim != 3:
@@ -243,7 +246,7 @@ def as_split(
             received=f"{where} of shape {x.shape}",
             todo="For a model of your own, name the arrays x/NAME and y/NAME: they may have any shape.",
         )
-    return Split({"sequence": _finite32(x, where)}, {target: y}, index.astype(np.int64))
+    return Split({"sequence": _finite32(x, where)}, targets, index)
 
 
 def encode_targets(
