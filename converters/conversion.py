@@ -23,7 +23,7 @@ from edge_dl.data.sentences import TABLES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
-from edge_dl.recipe import ConversionConfig
+from edge_dl.recipe import ConversionConfig, Task
 from edge_dl.runfolder import digest, installed_versions
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
@@ -351,7 +351,11 @@ def run_conversion(
             "split": config.split_signatures and spec.lowering.decodes,
             "labels": list(labels),
             "limits": limit,
-            "options": {**({} if config.per_channel else {"per_channel": False}), **(options or {})},
+            "options": {
+                **({} if config.per_channel else {"per_channel": False}),
+                **({"float_scores": True} if task == Task.LANGUAGE_MODEL.value else {}),
+                **(options or {}),
+            },
             "runtime": list(config.runtime),
         }
         key = digest(

@@ -80,6 +80,8 @@ class QuantizationOptions:
             into floats by a DEQUANTIZE in dynamic and int4, for runtimes without a kernel that reads them.
         precisions: in `mixed`, by an operator's number in the float32 .tflite (as text, as JSON has it), a
             `static.Precision` other than int8.
+        float_scores: in int8 and int16x8, probabilities of answers and what leads to them stay float32, as a decoder's:
+            a vocabulary's probabilities in steps of 1/256 are mostly zero.
         force: try what is known to fail.
     """
 
@@ -88,6 +90,7 @@ class QuantizationOptions:
     per_channel: bool = True
     weight_only: tuple[str, ...] = ()
     precisions: Mapping[str, str] = field(default_factory=dict)
+    float_scores: bool = False
     force: bool = False
 
 
@@ -595,6 +598,10 @@ def _full_integer(
             todo=f"Use {VariantSpec(export.lowering, Quantization.DYNAMIC).name}, which has int8 weights.",
         )
     feeds = _feeds(export, calibration)
+    # ai-edge-quantizer would leave the fused operator in float too.
+    if options.float_scores and export.lowering is not Lowering.FUSED:
+        answers = [item.name for item in export.signature.outputs]
+        return _static_part(float_model(export).read_bytes(), spec, feeds, options, answers)
     wide = spec.quantization is Quantization.INT16X8
     # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
     looks_up = wide and find_tables(model)
@@ -776,12 +783,12 @@ def _static_part(
     options: QuantizationOptions,
     answers: Sequence[str],
 ) -> tuple[bytes, str, list[str]]:
-    """Full integer for one signature of an encoder-decoder, with what leads to probabilities in float32; `answers` are
-    outputs that may be scores themselves.
+    """Full integer for one signature of an encoder-decoder, or a language model, with what leads to probabilities in
+    float32; `answers` are outputs that may be scores themselves.
     """
     if not options.per_channel:
         raise RefusedError(
-            f"{spec.quantization.value} of decoders has one scale a channel, and no other.",
+            f"{spec.quantization.value} of decoders and language models has one scale a channel, and no other.",
             todo="Leave conversion.per_channel at true.",
         )
     wide = spec.quantization is Quantization.INT16X8

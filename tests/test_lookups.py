@@ -107,23 +107,54 @@ def test_masks_and_encodings_are_no_weights(tmp_path: Path) -> None:
     quantization.check_runs(tmp_path / "m.tflite")
 
 
-@pytest.mark.slow
-def test_a_network_of_tokens_has_int16_activations(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tokens() -> dict[str, np.ndarray]:
+    return {"tokens": np.random.default_rng(0).integers(0, ROWS, (40, 6)).astype("int32")}
+
+
+def network(classes: int, sequences: bool) -> Any:
     import keras
 
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,), dtype="int32", name="tokens")
+    h = keras.layers.Embedding(ROWS, SIZE, embeddings_initializer="random_normal")(inputs)
+    h = keras.layers.GRU(12, return_sequences=sequences)(h)
+    answer = keras.layers.Dense(classes, activation="softmax", kernel_initializer="random_normal")(h)
+    return keras.Model({"tokens": inputs}, {"answer": answer})
+
+
+@pytest.mark.slow
+def test_a_network_of_tokens_has_int16_activations(tmp_path: Path, tokens: dict[str, np.ndarray]) -> None:
     from edge_dl.converters import convert
     from edge_dl.runtime import open_session
 
-    keras.utils.set_random_seed(0)
-    tokens = keras.Input((6,), dtype="int32", name="tokens")
-    h = keras.layers.GRU(12)(keras.layers.Embedding(ROWS, SIZE, embeddings_initializer="random_normal")(tokens))
-    model = keras.Model(tokens, {"label": keras.layers.Dense(4, activation="softmax")(h)})
-    x = {"tokens": np.random.default_rng(0).integers(0, ROWS, (40, 6)).astype("int32")}
+    model = network(4, sequences=False)
     model.save(tmp_path / "model.keras")
-    made = convert(tmp_path / "model.keras", tmp_path / "run", lowering=LOWERINGS, quantization="int16x8", data=x)
+    made = convert(
+        tmp_path / "model.keras", tmp_path / "run", lowering=LOWERINGS, quantization="int16x8", data=tokens
+    )  # fmt: skip
     assert {outcome.variant: outcome.message for outcome in made} == {f"{name}-int16x8": "" for name in LOWERINGS}
-    expected = np.asarray(model(x)["label"])
+    expected = np.asarray(model(tokens)["answer"])
     for outcome in made:
         bundle = tmp_path / "run" / "variants" / outcome.variant
         assert set(tensors.count_weights(tensors.read((bundle / "model.tflite").read_bytes())).elements) == {"int8"}
-        np.testing.assert_allclose(open_session(bundle).predict(x)["label"], expected, atol=2e-3)
+        np.testing.assert_allclose(open_session(bundle).predict(tokens)["answer"], expected, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_language_model_keeps_small_probabilities(tmp_path: Path, tokens: dict[str, np.ndarray]) -> None:
+    from edge_dl.converters import convert
+    from edge_dl.runtime import open_session
+
+    model = network(700, sequences=True)
+    model.save(tmp_path / "model.keras")
+    expected = np.asarray(model(tokens)["answer"])
+    assert expected.max() < 1 / 512  # All of them would be 0 in steps of 1/256.
+    made = convert(
+        tmp_path / "model.keras", tmp_path / "run", lowering=LOWERINGS, quantization="int8", data=tokens,
+        task="language-model",
+    )  # fmt: skip
+    assert {outcome.variant: outcome.message for outcome in made} == {f"{name}-int8": "" for name in LOWERINGS}
+    for outcome in made:
+        got = open_session(tmp_path / "run" / "variants" / outcome.variant).predict(tokens)["answer"]
+        np.testing.assert_allclose(got, expected, rtol=0.1)
