@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_dl.converters.repairs import builtin_code, drop_unused_tensors, int8_copy, opcode, raise_min_runtime_version
-from edge_dl.converters.tensors import MIN_WEIGHT_ELEMENTS, is_constant, operator_name, type_name, type_number
+from edge_dl.converters.tensors import is_constant, operator_name, type_name, type_number
 
 # TensorFlow's op_version.cc: the versions that know int8, both from the same release.
 GATHER_INT8_VERSION = DEQUANTIZE_INT8_VERSION = 2
@@ -62,12 +62,7 @@ def _is_lookup(model: Any, subgraph: Any, operator: Any) -> bool:
     if operator_name(model, operator.opcodeIndex) != "GATHER":
         return False
     table = subgraph.tensors[int(operator.inputs[0])]
-    return (
-        type_name(table.type) == "float32"
-        and is_constant(model, table)
-        and len(table.shape) == 2
-        and int(np.prod(table.shape, dtype=np.int64)) >= MIN_WEIGHT_ELEMENTS
-    )
+    return type_name(table.type) == "float32" and is_constant(model, table) and len(table.shape) == 2
 
 
 def _dequantize(model: Any, source: int, target: int) -> Any:

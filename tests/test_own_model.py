@@ -19,19 +19,20 @@ def test_inputs_alone_are_enough(tmp_path: Path) -> None:
 
     keras.utils.set_random_seed(0)
     left, right = (keras.Input((6,), name=name) for name in ("left", "right"))
-    h = keras.layers.Dense(16, activation="relu")(keras.layers.Concatenate()([left, right]))
-    keras.Model([left, right], keras.layers.Dense(3, name="score")(h)).save(tmp_path / "own.keras")
+    kind = keras.Input((1,), dtype="int32", name="kind")
+    looked_up = keras.layers.Flatten()(keras.layers.Embedding(9, 3)(kind))
+    h = keras.layers.Dense(16, activation="relu")(keras.layers.Concatenate()([left, right, looked_up]))
+    keras.Model([left, right, kind], keras.layers.Dense(3, name="score")(h)).save(tmp_path / "own.keras")
     rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "x.npz", **{f"x/{name}": rng.normal(size=(200, 6)).astype("float32") for name in ("left", "right")}
-    )
+    arrays = {f"x/{name}": rng.normal(size=(200, 6)).astype("float32") for name in ("left", "right")}
+    np.savez(tmp_path / "x.npz", **arrays, **{"x/kind": rng.integers(0, 9, (200, 1)).astype("int32")})
     done = subprocess.run(
         [sys.executable, "-m", "edge_dl", "run", "own.keras", "--data", "x.npz", "--out", "run", "--json",
-         "--set", "conversion.quantizations=float32,int8"],
+         "--set", "conversion.quantizations=float32,int8,int16x8"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     verdicts = {item["name"]: item["verdict"] for item in results["variants"]}
-    assert verdicts == {"float32": "pass", "int8": "pass"}
+    assert verdicts == {"float32": "pass", "int8": "pass", "int16x8": "pass"}
     assert (tmp_path / "run" / "report.html").is_file()
