@@ -90,7 +90,7 @@ def microphone_chunks(rate: int, device: str = "", overrun: Callable[[], None] =
         raise UsageError(
             "A microphone needs the package sounddevice and the library PortAudio.",
             received=str(error),
-            todo="pip install sounddevice (Debian, Raspberry Pi OS: apt-get install libportaudio2 too), or use a pipe: "
+            todo="pip install 'edge-dl[microphone]' (Linux: apt-get install libportaudio2 too), or use a pipe: "
             f"arecord -q -t raw -f S16_LE -c 1 -r {rate} | edge-dl listen BUNDLE -",
         ) from None
     chosen: Any = int(device) if device.isdecimal() else device or None
