@@ -4,6 +4,7 @@ Run from the repository:
 
     .venv/bin/python benchmarks/streaming.py cost [--networks ds-cnn,lstm] [--rounds 30]
     .venv/bin/python benchmarks/streaming.py listen RUN [--minutes 30]
+    .venv/bin/python benchmarks/streaming.py spell RUN
 
 `cost` makes every speech recipe's network with model.padding=valid for one second of 16 kHz, untrained (speed does not
 depend on it), as a stream and as a whole clip. Both take turns; a row says the median over rounds of each round's
@@ -24,6 +25,14 @@ not how well people are heard.
 `misses` are words that were not heard, those for which another one was heard (`wrong`) among them. False alarms are all
 detections that are no hit; `in_pauses` are those where nothing was said, `other_words_taken` unknown words for which
 something was heard. A delay counts from where a word ends: the last hundredth of a second within 20 dB of its loudest.
+
+`spell` takes the run folder of speech-ctc with stream variants:
+
+    edge-dl run speech-ctc --data digits.zip --set model.padding=valid --set conversion.lowerings=auto,stream --out RUN
+
+All strings of the test part stand one behind the other in one stream that is never reset. Its words are held to all
+that was said, and so are those of the same variant from fresh states for each string (`alone`): the difference is what
+it costs to listen for long.
 """
 
 from __future__ import annotations
@@ -41,12 +50,14 @@ from typing import Any
 
 import numpy as np
 
+from edge_dl.checks.edits import edit_distance
 from edge_dl.checks.spotting import Spoken, match
 from edge_dl.data import Dataset, read, vowels
 from edge_dl.data.noise import coloured_noise, level
 from edge_dl.files import read_json, write_atomic, write_json
 from edge_dl.runfolder import installed_versions, machine
-from edge_dl.runtime import Detector, StreamSession, open_session
+from edge_dl.runtime import Detector, SpellingSession, StreamSession, open_session
+from edge_dl.runtime.ctc import best_path
 from edge_dl.runtime.wordless import is_noise, is_word
 
 RESULTS = Path(__file__).parent / "results"
@@ -335,6 +346,37 @@ def hear(run: Path, minutes: float) -> list[dict[str, Any]]:
     return rows
 
 
+def spell(run: Path) -> list[dict[str, Any]]:
+    data = read(run / "data")
+    sounds = data.test.x["sound"]
+    said = [int(number) for row in data.test.y["words"] for number in row if number]
+    rows = []
+    for bundle in sorted(path.parent for path in run.glob("variants/stream-*/manifest.json")):
+        session = SpellingSession(bundle)
+        sound, chunk = sounds.ravel(), round(CHUNK * session.rate)
+        frames = []
+        started, began = time.process_time(), time.perf_counter()
+        for start in range(0, len(sound), chunk):
+            frames += session.push(sound[start : start + chunk])
+        frames += session.finish()
+        seconds = len(sound) / session.rate
+        load, wall = (time.process_time() - started) / seconds, (time.perf_counter() - began) / seconds
+        words = [frame.word for frame in frames if frame.word]
+        heard = [session.labels.index(word.label) for word in words]
+        alone = [word for answer in session.session.predict(sounds)["words"] for word in best_path(answer)]
+        rows.append({
+            "variant": bundle.name, "packet_ms": 1_000 * session.packet / session.rate, "minutes": seconds / 60,
+            "strings": len(sounds), "words": len(said),
+            "word_error_rate": edit_distance(heard, said) / len(said),
+            "word_error_rate_alone": edit_distance(alone, said) / len(said),
+            # From where a word comes up in the best path to where its frame was known.
+            "delay_p50_s": float(np.median([word.end - word.start for word in words])) / session.rate,
+            "cpu_share_of_real_time": load, "wall_share_of_real_time": wall,
+        })  # fmt: skip
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
 
@@ -355,17 +397,23 @@ def main() -> None:
     listening = commands.add_parser("listen")
     listening.add_argument("run", type=Path)
     listening.add_argument("--minutes", type=float, default=30.0)
+    spelling = commands.add_parser("spell")
+    spelling.add_argument("run", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.command == "cost":
         rows = cost(options.networks.split(","), options.rounds)
-    else:
+    elif options.command == "listen":
         rows = hear(options.run, options.minutes)
+    else:
+        rows = spell(options.run)
     facts: dict[str, Any] = {"machine": machine(), "versions": installed_versions(), "load": os.getloadavg()}
-    if options.command == "listen":
+    if options.command != "cost":
         results = read_json(options.run / "results.json") if (options.run / "results.json").is_file() else {}
         facts["recipe"] = results.get("recipe")
-    name = RESULTS / ("streaming_cost" if options.command == "cost" else f"streaming_listen_{options.run.name}")
+    name = RESULTS / "_".join(
+        ["streaming", options.command, *([options.run.name] if options.command != "cost" else [])]
+    )
     write_json(name.with_suffix(".json"), {**facts, "rows": rows})
     shown = f"machine: {facts['machine']}\nload average before: {facts['load']}\n\n{table(rows)}\n"
     write_atomic(name.with_suffix(".txt"), shown.encode())
