@@ -143,7 +143,7 @@ def test_a_rate_that_the_device_does_not_have_is_refused(room: dict[str, str], t
     assert "must record one channel at 2,000 Hz" in told
     assert "narrow: " in told
     assert "Invalid sample rate" in told
-    assert "It records at 8,000 and 16,000" in told
+    assert "It records at 8,000, 16,000" in told
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(bundle: Path, room: dict[str, str]) -> None:

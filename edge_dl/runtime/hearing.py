@@ -109,12 +109,13 @@ def microphone_chunks(rate: int, device: str = "", overrun: Callable[[], None] =
         stream = sounddevice.InputStream(rate, blocksize=count, device=number, channels=1, dtype="int16")
     except sounddevice.PortAudioError as error:
         able = [other for other in RATES if _records(sounddevice, number, other)]
-        rates = f"It records at {' and '.join(f'{other:,}' for other in able)} Hz. " if able else ""
+        rates = f"It records at {', '.join(f'{other:,}' for other in able)} Hz. " if able else ""
         raise UsageError(
             f"The microphone must record one channel at {rate:,} Hz.",
             received=f"{sounddevice.query_devices(number)['name']}: {error}",
             todo=f"{rates}Choose another with --device, or resample in a pipe: "
-            f"arecord -q -t wav | sox -t wav - -t raw -b 16 -e signed -c 1 -r {rate} - | edge-dl listen BUNDLE -",
+            f"arecord -q -t wav -f S16_LE -c 1 -r {[48_000, *able][-1]} | sox -t wav - -t wav -r {rate} - | "
+            "edge-dl listen BUNDLE -",
         ) from None
     try:
         with stream:
