@@ -410,7 +410,9 @@ def main() -> None:
     facts: dict[str, Any] = {"machine": machine(), "versions": installed_versions(), "load": os.getloadavg()}
     if options.command != "cost":
         results = read_json(options.run / "results.json") if (options.run / "results.json").is_file() else {}
-        facts["recipe"] = results.get("recipe")
+        facts["recipe"] = recipe = results.get("recipe")
+        if recipe:  # Where the data lay is nobody's business.
+            recipe["data"]["source"] = Path(recipe["data"]["source"]).name
     name = RESULTS / "_".join(
         ["streaming", options.command, *([options.run.name] if options.command != "cost" else [])]
     )
