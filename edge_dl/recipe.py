@@ -304,7 +304,7 @@ class TrainingConfig:
         flip: turn every other training picture around, left to right.
         speed: largest random change of a training sound's speed (and so its pitch), as a share of it.
         background: loudest noise mixed with a training sound, as a share of the sound's own level: parts of training
-            sounds whose class is silence or noise, and made noise.
+            sounds whose class is silence or noise, recordings in `_background_noise_`, and made noise.
         balance: weigh training samples so that every class counts the same.
         fine_tune_epochs: epochs of a second phase that trains the last layers of a pretrained backbone too (transfer
             learning only); in the first phase the backbone is frozen.

@@ -75,6 +75,8 @@ def bundle(
     quantization: Quantization = Quantization.FLOAT32,
     samples: np.ndarray | None = None,
     integer_io: bool = False,
+    task: str = "classification",
+    labels: tuple[str, ...] = LABELS,
 ) -> Bundle:
     """Export a model as a stream, quantize it and write its bundle, all in this process."""
     record = export(model, folder / "export", Lowering.STREAM)
@@ -95,12 +97,12 @@ def bundle(
             variant=spec.name,
             lowering=spec.lowering.value,
             quantization=quantization.value,
-            task="classification",
+            task=task,
             signature=made.signature,
             stream=record.stream,
             limits=Limits(),
         ),
         golden_inputs={name: clip},
         golden_outputs=outputs,
-        labels=LABELS if classes == len(LABELS) else (),
+        labels=labels if classes == len(labels) else (),
     )

@@ -35,6 +35,14 @@ def test_another_word_is_a_false_alarm_and_counted_as_wrong() -> None:
     assert math.isnan(found.delay())
 
 
+def test_words_are_counted_once_however_often_they_are_mistaken() -> None:
+    """Two wrong detections of one word are two false alarms and one wrong word; none where it is heard right then."""
+    found = match(SAID[:1], heard(("no", 1_300), ("stop", 1_600)), rate=RATE, length=RATE * 10)
+    assert (found.hits, found.misses, found.wrong, found.false_alarms) == (0, 1, 1, 2)
+    found = match(SAID[:1], heard(("no", 1_300), ("yes", 1_600)), rate=RATE, length=RATE * 10)
+    assert (found.hits, found.misses, found.wrong, found.false_alarms) == (1, 0, 0, 1)
+
+
 def test_before_a_word_and_long_after_it_nothing_counts() -> None:
     found = match(SAID[:1], heard(("yes", 1_000), ("yes", 2_501)), rate=RATE, length=RATE * 10)
     assert (found.hits, found.false_alarms) == (0, 2)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_dl.errors import UsageError
 from edge_dl.files import load_npz
-from edge_dl.runtime.ctc import SMALLEST, best_path, collapse, prefix_beam_search, spell, write_golden
+from edge_dl.runtime.ctc import SMALLEST, BestPath, best_path, collapse, prefix_beam_search, spell, write_golden
 
 
 def probabilities(frames: int, classes: int, seed: int = 0, peaked: float = 0.5) -> np.ndarray:
@@ -69,6 +71,36 @@ def test_many_paths_beat_the_best_one() -> None:
 )
 def test_repetitions_are_one_word_unless_a_blank_parts_them(path: list[int], words: tuple[int, ...]) -> None:
     assert collapse(path) == words
+
+
+@given(
+    path=st.lists(st.integers(0, 3), max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+    blank=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_pieces_say_what_the_whole_says(path: list[int], cuts: list[int], blank: int, seed: int) -> None:
+    """Words of pieces, cut anywhere and perhaps without frames, are those of the best path, each where it begins."""
+    answer = 0.2 * np.random.default_rng(seed).random((len(path), 4))
+    answer[np.arange(len(path)), path] = 1
+    edges = [0, *sorted(min(cut, len(path)) for cut in cuts), len(path)]
+    decoder, found = BestPath(blank), []
+    for start, stop in itertools.pairwise(edges):
+        found += [(start + frame, word) for frame, word in decoder.push(answer[start:stop])]
+    assert tuple(word for _, word in found) == (best_path(answer, blank) if path else ())
+    for frame, word in found:
+        assert path[frame] == word
+        assert frame == 0 or path[frame - 1] != word
+    decoder.reset()
+    if path:
+        assert tuple(word for _, word in decoder.push(answer)) == best_path(answer, blank)
+
+
+def test_pieces_must_be_answers() -> None:
+    with pytest.raises(UsageError, match="must be"):
+        BestPath().push(np.zeros(3))
+    with pytest.raises(UsageError, match="blank 4"):
+        BestPath(4).push(np.zeros((2, 4)))
 
 
 @pytest.mark.parametrize("peaked", [0.1, 1.0])

@@ -8,10 +8,9 @@ from edge_dl.data.dataset import Dataset
 from edge_dl.data.noise import coloured_noise, level
 from edge_dl.recipe import TrainingConfig
 from edge_dl.runtime.samples import to_samples
+from edge_dl.runtime.wordless import is_noise
 
 SOUND = "sound"
-# Classes, by their name without underscores, whose sounds are noise to mix in.
-NOISES = ("silence", "noise", "background")
 # As in Warden 2018: one sound in five stays as clean as it is.
 NOISY_SHARE = 0.8
 # Made noise is a number of different sounds an epoch, each of which may start anywhere.
@@ -23,7 +22,7 @@ class Sounds:
 
     Args:
         config: `shift`, `speed`, `gain` and `background`; all 0: nothing to do.
-        dataset: its training part gives recorded noise, where a class of it is silence or noise.
+        dataset: gives recorded noise: its own, and training sounds of a class that is silence or noise.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
@@ -33,12 +32,14 @@ class Sounds:
         self._recorded: np.ndarray | None = None
         if self._changed and config.background:
             assert sounds is not None
+            recorded = [] if dataset.noise is None else [dataset.noise]
             classes = next(iter(dataset.train.y.values()))
-            numbers = [number for number, name in enumerate(dataset.labels) if name.strip("_").lower() in NOISES]
-            if numbers and classes.ndim == 1:  # Strings of words hold no sound that is noise alone.
-                rows = np.isin(classes, numbers)
-                heard = rows & sounds.any(axis=1)
-                self._recorded = sounds[heard] if heard.any() else None
+            numbers = [number for number, name in enumerate(dataset.labels) if is_noise(name)]
+            if classes.ndim == 1:  # Strings of words hold no sound that is noise alone.
+                recorded.append(sounds[np.isin(classes, numbers)])
+            found = np.concatenate(recorded) if recorded else sounds[:0]
+            heard = found.any(axis=1)  # Silence of zeros is no noise.
+            self._recorded = found[heard] if heard.any() else None
 
     def __bool__(self) -> bool:
         return self._changed

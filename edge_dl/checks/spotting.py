@@ -30,9 +30,10 @@ class Spotting:
 
     Attributes:
         words: words that were said.
-        hits: those that were heard, once.
-        wrong: those for which another word was heard instead.
-        false_alarms: detections that belong to no word, those of another word than was said among them.
+        hits: those that were heard.
+        wrong: those that were not, and for which another word was heard instead: substitutions.
+        false_alarms: detections that are no hit: at a word that was not said, of another word than was said, or again
+            of one that had been heard.
         hours: length of the recording.
         delays: seconds from the end of each word that was heard to its detection; negative where it was known before.
     """
@@ -46,7 +47,7 @@ class Spotting:
 
     @property
     def misses(self) -> int:
-        """Words that were not heard."""
+        """Words that were not heard, those for which another one was heard among them."""
         return self.words - self.hits
 
     @property
@@ -65,8 +66,8 @@ def match(
     """Match detections with words.
 
     A detection belongs to a word that had begun by then and had not ended more than `tolerance` seconds before; of
-    several such words, to the latest of its own label. Every word is heard once at most: what is heard again of it is a
-    false alarm.
+    several such words, to the latest of its own label, else to the latest that was not heard yet, which it is mistaken
+    for. Every word is heard once at most: what is heard again of it is a false alarm.
 
     Args:
         spoken: words of the recording, in order.
@@ -76,16 +77,19 @@ def match(
         tolerance: seconds after its end in which a word may still be detected.
     """
     left = list(spoken)
-    hits, wrong, alarms = 0, 0, 0
+    hits, alarms = 0, 0
     delays = []
+    mistaken: list[Spoken] = []
     for detection in heard:
         near = [word for word in left if word.start < detection.end <= word.end + tolerance * rate]
         same = [word for word in near if word.label == detection.label]
         if same:
             left.remove(same[-1])
             hits += 1
+            if same[-1] in mistaken:  # Right after all: one word is not counted twice.
+                mistaken.remove(same[-1])
             delays.append((detection.end - same[-1].end) / rate)
         else:
             alarms += 1
-            wrong += bool(near)
-    return Spotting(len(spoken), hits, wrong, alarms, length / rate / 3600, tuple(delays))
+            mistaken += [word for word in near[-1:] if word not in mistaken]
+    return Spotting(len(spoken), hits, len(mistaken), alarms, length / rate / 3600, tuple(delays))

@@ -389,18 +389,22 @@ def listen(
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen to the microphone (sounddevice).")] = False,
     device: Annotated[str, typer.Option("--device", help="Which microphone: part of its name, or its number.")] = "",
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0.0, max=1.0, help="Smoothed score at which a word counts as heard.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--threshold", min=0.0, max=1.0, help="Smoothed score at which a word counts as heard: 0.5."),
+    ] = None,
     smoothing: Annotated[
-        float, typer.Option("--smoothing", min=0.0, help="Seconds of scores that are averaged.")
-    ] = 0.2,
+        float | None, typer.Option("--smoothing", min=0.0, help="Seconds of scores that are averaged: 0.2.")
+    ] = None,
     refractory: Annotated[
         float | None, typer.Option("--refractory", min=0.0, help="Seconds without another word; by default one clip.")
     ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Print every score, not words alone.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Listen to a file, a pipe or a microphone, and print each word when it is heard."""
+    """Listen to a file, a pipe or a microphone, and print each word when it is heard.
+
+    Models that score single words, and models that spell strings of them, which take no threshold.
+    """
     from edge_dl.cli import listen as listening
 
     listening.listen(
@@ -408,9 +412,7 @@ def listen(
         source,
         microphone=microphone,
         device=device,
-        threshold=threshold,
-        smoothing=smoothing,
-        refractory=refractory,
+        detecting={"threshold": threshold, "smoothing": smoothing, "refractory": refractory},
         scores=scores,
         json=json,
     )

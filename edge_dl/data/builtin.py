@@ -199,7 +199,7 @@ def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
     """Words of vowels from a formant synthesizer, with silence and unknown words; every part has voices of its own.
 
     `config.samples` training sounds (800) of `config.seconds` (1) at `config.rate` (8,000 Hz); validation has a
-    fifth of that and test a half, each at least 100. A voice speaks 20 of them.
+    fifth of that and test as many, each at least 100. A voice speaks 20 of them.
 
     For transcription, words alone and without noise, to be joined: three times each of 40 voices for training, and of
     12 for validation and test each.
@@ -218,8 +218,9 @@ def vowel_words(config: DataConfig, task: Task | None, *, seed: int) -> Source:
             received=f"data.seconds={seconds:g}, data.rate={rate}",
         )
     rng = np.random.default_rng([seed, samples])
-    # So many in the test that a variant which answers as the model does is seen to hold a limit of one point.
-    validation, test = max(100, samples // 5), max(100, samples // 2)
+    # With 800 in the test a variant that gets three answers more wrong is still seen to hold a limit of one point; with
+    # half of them one answer leaves that undecided, and calibration alone moves int8 by one to three answers.
+    validation, test = max(100, samples // 5), max(100, samples)
     parts = {}
     start = 0
     for part, count in (("train", samples), ("validation", validation), ("test", test)):

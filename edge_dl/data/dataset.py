@@ -30,7 +30,7 @@ from edge_dl.recipe import Task
 
 PARTS = ("train", "validation", "test")
 DESCRIPTION = "dataset.json"
-CLIPS = "clips"
+CLIPS, NOISE = "clips", "noise"
 OUTPUT_NAMES = {
     Task.CLASSIFICATION: "label",
     Task.LABELLING: "labels",
@@ -122,6 +122,8 @@ class Dataset:
         notes: remarks that belong into the report, such as what was filled or dropped.
         rate: samples a second of `sound`, in Hz; 0: there is none.
         clips: the single words that training strings are joined of (transcription only).
+        noise: recorded noise for `training.background`, (clips, length) int16 as long as the sounds; None: there is
+            none but what a class of it holds.
         sentences: tables of both sides' tokens, and the sentences of validation and test as they were written
             (translation only).
     """
@@ -143,6 +145,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     rate: int = 0
     clips: Clips | None = None
+    noise: np.ndarray | None = None
     sentences: Sentences | None = None
 
     @property
@@ -167,6 +170,7 @@ class Dataset:
             "notes": list(self.notes),
             "rate": self.rate,
             "joining": None if self.clips is None else self.clips.joining.to_json(),
+            "noise": 0 if self.noise is None else len(self.noise),
             "sentences": None if self.sentences is None else self.sentences.sha256,
             "splits": {part: _describe_split(split, self) for part, split in self.parts.items()},
         }
@@ -177,12 +181,14 @@ def output_name(task: Task) -> str:
     return OUTPUT_NAMES[task]
 
 
-def data_hash(parts: Mapping[str, Split], clips: Clips | None = None) -> str:
-    """SHA-256 over names, types, shapes and bytes of every array in every part, in a fixed order; clips go last."""
+def data_hash(parts: Mapping[str, Split], clips: Clips | None = None, noise: np.ndarray | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes of every array in every part, in a fixed order; then clips, noise."""
     digest = hashlib.sha256()
     named = {part: split_arrays(parts[part]) for part in PARTS}
     if clips is not None:
         named[CLIPS] = clips.arrays()
+    if noise is not None:
+        named[NOISE] = {NOISE: noise}
     for part, arrays in named.items():
         for name, array in sorted(arrays.items()):
             digest.update(f"{part}/{name}:{array.dtype.str}:{array.shape};".encode())
@@ -210,6 +216,8 @@ def save(dataset: Dataset, folder: str | Path) -> None:
         save_npz(folder / f"{part}.npz", split_arrays(split))
     if dataset.clips is not None:
         save_npz(folder / f"{CLIPS}.npz", dataset.clips.arrays())
+    if dataset.noise is not None:
+        save_npz(folder / f"{NOISE}.npz", {NOISE: dataset.noise})
     if dataset.sentences is not None:
         dataset.sentences.write(folder)
     write_json(folder / DESCRIPTION, dataset.describe())
@@ -229,7 +237,8 @@ def read(folder: str | Path) -> Dataset:
     clips = None
     if record.get("joining"):
         clips = Clips.read(load_npz(folder / f"{CLIPS}.npz"), record["joining"])
-    found = data_hash(parts, clips)
+    noise = _read_noise(folder / f"{NOISE}.npz") if record.get("noise") else None
+    found = data_hash(parts, clips, noise)
     if found != record["sha256"]:
         raise UsageError(
             "The data in a run folder must match its recorded hash.",
@@ -254,6 +263,7 @@ def read(folder: str | Path) -> Dataset:
             notes=tuple(record["notes"]),
             rate=record.get("rate", 0),
             clips=clips,
+            noise=noise,
             sentences=sentences,
             **parts,
         )
@@ -273,6 +283,13 @@ def _read_split(path: Path) -> Split:
         return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
     return Split(named("x/"), named("y/"), arrays["index"], named("weight/") or None)
+
+
+def _read_noise(path: Path) -> np.ndarray:
+    arrays = load_npz(path)
+    if NOISE not in arrays:
+        raise UsageError(f"{path.name} must hold {NOISE}.", received=str(path))
+    return arrays[NOISE]
 
 
 def _describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:

@@ -45,8 +45,9 @@ def load(
         from edge_dl.data.strings import join_dataset
 
         # Parts are cut between single words, so that none is heard in two of them.
-        single = finish(source, replace(config, limit=0), Task.CLASSIFICATION, seed=seed, trains=trains)
-        return join_dataset(single, source.speakers, config, seed=seed)
+        words, limit = replace(source, noise=()), replace(config, limit=0)
+        single = finish(words, limit, Task.CLASSIFICATION, seed=seed, trains=trains)
+        return join_dataset(single, source.speakers, config, seed=seed, noise=source.noise)
     return finish(source, config, task, seed=seed, trains=trains)
 
 

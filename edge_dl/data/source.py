@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_dl.data.dataset import Dataset, ForecastInfo, Split, data_hash
+from edge_dl.data.background import SILENCE, add_silence, note_noise, windows
+from edge_dl.data.dataset import PARTS, Dataset, ForecastInfo, Split, data_hash
 from edge_dl.data.splitting import holdout, subset
 from edge_dl.data.validation import check_dataset, check_split, copies
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
+from edge_dl.runtime.wordless import is_noise
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Source:
         labels: class names by number.
         source, licence, synthetic, vocabulary, level, scaling, forecast, notes, rate: as in `Dataset`.
         speakers: who speaks in each row of the source, "" where not known; None: there are no speakers.
+        noise: recordings of noise beside the sounds, of their rate, (samples,) int16 each, none empty.
     """
 
     name: str
@@ -41,12 +44,14 @@ class Source:
     notes: tuple[str, ...] = ()
     rate: int = 0
     speakers: np.ndarray | None = None
+    noise: tuple[np.ndarray, ...] = ()
 
 
 def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, trains: bool = True) -> Dataset:
     """Cut the parts that the source does not have, apply `config.limit`, check everything.
 
-    The test part is only ever cut from a source without parts; validation only from the training part.
+    The test part is only ever cut from a source without parts; validation only from the training part. Recorded noise
+    becomes a class of silence where a model is to be trained and no class is that, else noise for training sounds.
 
     Raises:
         UsageError: the data breaks a rule of `edge_dl.data.validation`.
@@ -71,6 +76,22 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, 
         kept, held = holdout(len(train), config.validation, rng, groups=group, labels=_strata(train, task))
         parts |= {"train": train.take(kept), "validation": train.take(held)}
         notes.append(f"Validation: {len(held)} of {len(train)} training samples held out ({_how(group)}).")
+    labels, noise = source.labels, None
+    if source.noise:
+        if not trains:
+            notes.append(f"{len(source.noise)} recordings of noise are no class and were left out.")
+        elif any(map(is_noise, labels)):
+            noise = windows(source.noise, next(iter(parts["train"].x.values())).shape[1])
+            notes.append(note_noise(source.noise))
+        else:
+            before = {part: len(split) for part, split in parts.items()}
+            parts = add_silence(parts, len(labels), source.noise, np.random.default_rng([seed, 0x517E]))
+            labels = (*labels, SILENCE)
+            made = ", ".join(f"{len(parts[part]) - before[part]} in {part}" for part in PARTS)
+            notes.append(
+                f"{SILENCE} is made: clips cut at random from {len(source.noise)} recordings of noise, at random "
+                f"levels; each part has stretches of its own: {made}."
+            )
     if config.limit:
         parts = {
             part: split.take(subset(len(split), config.limit, rng, _strata(split, task)))
@@ -90,7 +111,7 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, 
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        labels=source.labels,
+        labels=labels,
         synthetic=source.synthetic,
         source=source.source,
         licence=source.licence,
@@ -100,9 +121,10 @@ def finish(source: Source, config: DataConfig, task: Task | None, *, seed: int, 
         forecast=source.forecast,
         notes=tuple(notes),
         rate=source.rate,
+        noise=noise,
     )
     check_dataset(dataset, trains=trains)
-    return replace(dataset, sha256=data_hash(dataset.parts))
+    return replace(dataset, sha256=data_hash(dataset.parts, noise=dataset.noise))
 
 
 def _strata(split: Split, task: Task | None) -> np.ndarray | None:

@@ -7,11 +7,12 @@ how many of its samples are valid. Where speakers are known, a string has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from edge_dl.data.background import note_noise, windows
 from edge_dl.data.clips import Clips, Joining
 from edge_dl.data.dataset import Dataset, Split, data_hash, output_name
 from edge_dl.data.noise import coloured_noise, level
@@ -19,6 +20,7 @@ from edge_dl.data.validation import check_dataset
 from edge_dl.errors import UsageError
 from edge_dl.recipe import DataConfig, Task
 from edge_dl.runtime.samples import FULL_SCALE, to_samples
+from edge_dl.runtime.wordless import is_word
 
 BLANK = "_blank_"
 SAMPLES = 2_000
@@ -33,23 +35,26 @@ _EDGE = 0.005
 _TRIES = 1_000
 
 
-def join_dataset(single: Dataset, speakers: np.ndarray | None, config: DataConfig, *, seed: int) -> Dataset:
+def join_dataset(
+    single: Dataset, speakers: np.ndarray | None, config: DataConfig, *, seed: int, noise: Sequence[np.ndarray] = ()
+) -> Dataset:
     """Strings joined from single words, part by part.
 
     Args:
-        single: `sound` (samples, length) int16 and `label`. Classes such as _silence_, with underscores on both sides,
-            are no words and stay away.
+        single: `sound` (samples, length) int16 and `label`. Classes that stand for no word stay away
+            (`edge_dl.runtime.wordless.is_word`).
         speakers: speaker of each row of the source, "" where not known; None: there are none.
         config: `words`, `pause`, `seconds`, `samples` (training strings, 2,000; validation and test have a fifth of
             that each, at least 100) and `limit`.
         seed: decides the strings.
+        noise: recordings of it, (samples,) int16 each, to mix with training strings.
 
     Raises:
         UsageError: settings are out of range, a part has no words, or strings do not fit into the length.
     """
     fewest, most = _pair("data.words", config.words, least=1)
     shortest, longest = _pair("data.pause", config.pause, least=0)
-    names = [name for name in single.labels if not (name.startswith("_") and name.endswith("_"))]
+    names = [name for name in single.labels if is_word(name)]
     numbers = np.array([names.index(name) + 1 if name in names else 0 for name in single.labels])
     rate = single.rate
     found: dict[str, tuple[list[np.ndarray], np.ndarray, np.ndarray]] = {}
@@ -87,6 +92,8 @@ def join_dataset(single: Dataset, speakers: np.ndarray | None, config: DataConfi
         notes.append(f"No words, and in no string: {', '.join(away)}.")
     if silent:
         notes.append(f"{silent} recordings hold no sound and are in no string.")
+    if noise:
+        notes.append(note_noise(noise))
     joined = replace(
         single,
         name=f"{single.name}-strings",
@@ -94,12 +101,13 @@ def join_dataset(single: Dataset, speakers: np.ndarray | None, config: DataConfi
         labels=(BLANK, *names),
         notes=tuple(notes),
         clips=clips["train"],
+        noise=windows(noise, joining.length) if noise else None,
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
     )
     check_dataset(joined)
-    return replace(joined, sha256=data_hash(joined.parts, joined.clips))
+    return replace(joined, sha256=data_hash(joined.parts, joined.clips, joined.noise))
 
 
 def join(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_dl.runtime.generation import Sampling, Vocabulary, generate, generate_text
     from edge_dl.runtime.guard import run_guarded
     from edge_dl.runtime.search import Decoder, Hypothesis, Search
+    from edge_dl.runtime.spelling import SpellingSession
     from edge_dl.runtime.streams import Detection, Detector, Score, StreamSession
     from edge_dl.runtime.translation import Translation, Translator
 
@@ -36,6 +37,7 @@ __all__ = [
     "Session",
     "SessionDecoder",
     "Spec",
+    "SpellingSession",
     "StreamSession",
     "Translation",
     "Translator",
@@ -59,6 +61,7 @@ _HOMES = {
     "Detector": "streams",
     "Score": "streams",
     "StreamSession": "streams",
+    "SpellingSession": "spelling",
     "Sampling": "generation",
     "Vocabulary": "generation",
     "generate": "generation",

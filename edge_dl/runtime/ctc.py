@@ -61,6 +61,39 @@ def best_path(answer: np.ndarray, blank: int = BLANK) -> tuple[int, ...]:
     return collapse(answer.argmax(axis=-1), blank)
 
 
+class BestPath:
+    """`best_path` of an answer that comes in pieces: words as they come up, those at the border of two pieces once.
+
+    Args:
+        blank: number of the blank class.
+    """
+
+    def __init__(self, blank: int = BLANK) -> None:
+        self._blank = blank
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new answer."""
+        self._last = self._blank
+
+    def push(self, answer: np.ndarray) -> list[tuple[int, int]]:
+        """Words that come up in more frames, as (frame of this piece, class number), in order.
+
+        Args:
+            answer: (frames, classes), perhaps without frames; see `best_path`.
+
+        Raises:
+            UsageError: the answer has another shape, or no such class.
+        """
+        if not len(answer):
+            return []
+        _check(answer, self._blank)
+        path = answer.argmax(axis=-1)
+        before = np.concatenate([[self._last], path[:-1]])
+        self._last = int(path[-1])
+        return [(int(frame), int(path[frame])) for frame in np.flatnonzero((path != before) & (path != self._blank))]
+
+
 def prefix_beam_search(probabilities: np.ndarray, width: int = WIDTH, blank: int = BLANK) -> list[Hypothesis]:
     """The most likely strings of words, best first, at most `width`.
 

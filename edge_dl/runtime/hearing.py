@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,8 @@ import numpy as np
 from edge_dl.errors import StageError, UsageError
 
 CHUNK_SECONDS = 0.02
+# Hz that microphones are asked for, where one does not have the model's.
+RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
 
 
 def wav_chunks(file: str | Path | BinaryIO, rate: int) -> Iterator[np.ndarray]:
@@ -70,40 +72,73 @@ def pipe_chunks(file: Any, rate: int) -> Iterator[np.ndarray]:
             yield np.frombuffer(data[:whole], "<i2").astype(np.int16)
 
 
-def microphone_chunks(rate: int, device: str = "") -> Iterator[np.ndarray]:
+def microphone_chunks(rate: int, device: str = "", overrun: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
     """Chunks of a microphone, for ever.
 
     Args:
         rate: samples a second; the device must record with it.
         device: part of its name, or its number; empty: the system's own choice.
+        overrun: called when sound was lost, since it was not taken in time; the stream goes on behind the gap.
 
     Raises:
-        UsageError: there is no package sounddevice, or no such device.
-        StageError: the device cannot record so.
+        UsageError: there is no package sounddevice, no such device, or it does not record one channel at this rate.
+        StageError: the device stopped, as one does that is unplugged.
     """
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package without PortAudio.
         raise UsageError(
-            "A microphone needs the package sounddevice.",
+            "A microphone needs the package sounddevice and the library PortAudio.",
             received=str(error),
-            todo="pip install sounddevice, or use a pipe: "
+            todo="pip install 'edge-dl[microphone]' (Linux: apt-get install libportaudio2 too), or use a pipe: "
             f"arecord -q -t raw -f S16_LE -c 1 -r {rate} | edge-dl listen BUNDLE -",
         ) from None
     chosen: Any = int(device) if device.isdecimal() else device or None
     count = max(1, round(CHUNK_SECONDS * rate))
     try:
-        with sounddevice.InputStream(rate, blocksize=count, device=chosen, channels=1, dtype="int16") as stream:
+        # By its number from here on: what is open may have the name of what is not.
+        number = sounddevice.query_devices(chosen, "input")["index"]
+    except (ValueError, sounddevice.PortAudioError) as error:
+        names = [str(item["name"]) for item in sounddevice.query_devices() if item["max_input_channels"]]
+        raise UsageError(
+            "The microphone must exist.",
+            received=str(error),
+            todo=f"Name one with --device: {', '.join(names)}." if names else "No device here records.",
+        ) from None
+    try:
+        stream = sounddevice.InputStream(rate, blocksize=count, device=number, channels=1, dtype="int16")
+    except sounddevice.PortAudioError as error:
+        able = [other for other in RATES if _records(sounddevice, number, other)]
+        rates = f"It records at {', '.join(f'{other:,}' for other in able)} Hz. " if able else ""
+        raise UsageError(
+            f"The microphone must record one channel at {rate:,} Hz.",
+            received=f"{sounddevice.query_devices(number)['name']}: {error}",
+            todo=f"{rates}Choose another with --device, or resample in a pipe: "
+            f"arecord -q -t wav -f S16_LE -c 1 -r {[48_000, *able][-1]} | sox -t wav - -t wav -r {rate} - | "
+            "edge-dl listen BUNDLE -",
+        ) from None
+    try:
+        with stream:
             while True:
                 data, lost = stream.read(count)
-                del lost  # What was lost is silence in a recording; here the stream goes on.
+                if lost:
+                    overrun()
                 yield np.asarray(data)[:, 0]
-    except ValueError as error:
-        raise UsageError("The microphone must exist.", received=str(error)) from None
     except sounddevice.PortAudioError as error:
         raise StageError(
-            f"The microphone must record one channel at {rate:,} Hz.", stage="listen", received=str(error)
+            "The microphone must go on recording.",
+            stage="listen",
+            received=str(error),
+            todo="Is it still plugged in?",
         ) from None
+
+
+def _records(sounddevice: Any, device: int, rate: int) -> bool:
+    try:
+        sounddevice.check_input_settings(device=device, channels=1, dtype="int16", samplerate=rate)
+    except sounddevice.PortAudioError:
+        return False
+    return True
 
 
 def other_rate(wanted: int, received: int) -> UsageError:

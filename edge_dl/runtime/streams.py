@@ -15,11 +15,8 @@ import numpy as np
 
 from edge_dl.errors import UsageError
 from edge_dl.runtime.agent import Session
-from edge_dl.runtime.hearing import other_rate
-from edge_dl.runtime.samples import FULL_SCALE, to_samples
-
-# Labels that stand for no word of their own: they never fire.
-QUIET_LABELS = ("_silence_", "_unknown_", "silence", "unknown", "_background_noise_", "background")
+from edge_dl.runtime.packets import Packets, open_stream
+from edge_dl.runtime.wordless import is_word
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,14 @@ class Detector:
         labels: classes in the order of scores.
         threshold: score at which a word fires, 0 to 1.
         pause: samples in which nothing fires after a word did.
-        quiet: labels that never fire.
+        quiet: labels that never fire; None: those that stand for no word (`edge_dl.runtime.wordless.is_word`).
     """
 
     def __init__(
-        self, labels: Sequence[str], threshold: float, pause: int, quiet: Collection[str] = QUIET_LABELS
+        self, labels: Sequence[str], threshold: float, pause: int, quiet: Collection[str] | None = None
     ) -> None:
         self.labels, self.threshold, self.pause = tuple(labels), float(threshold), int(pause)
-        self._fires = [label not in quiet for label in labels]
+        self._fires = [is_word(label) if quiet is None else label not in quiet for label in labels]
         self.reset()
 
     def reset(self) -> None:
@@ -98,7 +95,7 @@ class StreamSession:
         threshold: smoothed score at which a word fires, 0 to 1.
         smoothing: seconds of scores that are averaged; 0: none.
         refractory: seconds in which nothing fires after a word did; None: as long as the model's clip.
-        quiet: labels that never fire.
+        quiet: labels that never fire; None: those that stand for no word (`edge_dl.runtime.wordless.is_word`).
         runtime, threads: see `edge_dl.runtime.open_session`.
 
     Attributes:
@@ -120,35 +117,23 @@ class StreamSession:
         threshold: float = 0.5,
         smoothing: float = 0.2,
         refractory: float | None = None,
-        quiet: Collection[str] = QUIET_LABELS,
+        quiet: Collection[str] | None = None,
         runtime: str = "auto",
         threads: int = 1,
     ) -> None:
-        from edge_dl.runtime import open_session
-
-        self.session = bundle if isinstance(bundle, Session) else open_session(bundle, runtime=runtime, threads=threads)
-        if self.session.stream is None:
-            raise UsageError(
-                "Only a stream model listens.",
-                received=str(self.session.path),
-                todo="Convert it with the lowering `stream`: --set conversion.lowerings=stream.",
-            )
-        stream = self.session.stream
-        self._output, (output,) = _only_output(stream["outputs"]), stream["outputs"].values()
+        self.session = open_stream(bundle, runtime=runtime, threads=threads)
+        stream: dict[str, Any] = self.session.stream or {}
+        ((self._output, output),) = stream["outputs"].items()
         spec = self.session.outputs[self._output]
-        if output["kind"] != "last" or len(spec.shape) != 2 or self.session.batch != 1:
+        if output["kind"] != "last" or len(spec.shape) != 2:
             raise UsageError(
                 "A model that listens must give one score a class for each packet of one stream.",
                 received=f"output {self._output!r} of shape {list(spec.shape)}, {output['kind']} of a packet",
-                todo="Session.packet gives what any other stream model answers.",
+                todo="SpellingSession spells strings of words, and Session.packet gives what any stream model answers.",
             )
-        known = (self.session.manifest or {}).get("rate")
-        self.rate, self.packet = int(stream["rate"] or known or 0), int(stream["packet"])
-        self._lead, self._clip, self._first = int(stream["lead"]), int(stream["clip"]), int(output["first"])
-        fed = self.session.inputs[stream["input"]]
-        # A session quantizes real numbers itself where the model's edge is an integer with a scale.
-        self._dtype = "float32" if fed.scale else fed.dtype
-        self._shape = fed.shape[2:]
+        self._packets = Packets(self.session)
+        self.rate, self.packet = self._packets.rate, self._packets.size
+        self._lead, self._clip, self._first = self._packets.lead, int(stream["clip"]), int(output["first"])
         classes = spec.shape[1]
         self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(classes))
         for name, value, low, high in (("threshold", threshold, 0.0, 1.0), ("smoothing", smoothing, 0.0, 60.0)):
@@ -170,12 +155,15 @@ class StreamSession:
     def reset(self) -> None:
         """Begin a new stream: everything heard is forgotten."""
         self.session.reset()
-        self.heard = 0
+        self._packets.reset()
         self._calls = 0
-        self._waiting: list[np.ndarray] = [np.zeros((self._lead, *self._shape), self._dtype)]
-        self._length = self._lead
         self._recent: deque[np.ndarray] = deque(maxlen=self._averaged)
         self.detector.reset()
+
+    @property
+    def heard(self) -> int:
+        """Samples of the stream that were given."""
+        return self._packets.heard
 
     def push(self, samples: Any, rate: int | None = None) -> list[Score]:
         """Hear more of the stream.
@@ -191,44 +179,8 @@ class StreamSession:
         Raises:
             UsageError: another rate, shape or type, NaN or infinity.
         """
-        if rate is not None and rate != self.rate:
-            raise other_rate(self.rate, rate)
-        new = self._taken(np.asarray(samples))
-        self.heard += len(new)
-        if len(new):
-            self._waiting.append(new)
-            self._length += len(new)
-        if self._length < self.packet:
-            return []
-        sound = np.concatenate(self._waiting)
-        whole = len(sound) // self.packet * self.packet
-        scores = []
-        for start in range(0, whole, self.packet):
-            score = self._advance(sound[start : start + self.packet])
-            if score is not None:
-                scores.append(score)
-        self._waiting, self._length = [sound[whole:]], len(sound) - whole
-        return scores
-
-    def _taken(self, samples: np.ndarray) -> np.ndarray:
-        """Samples in the model's own type."""
-        if samples.ndim != 1 + len(self._shape) or samples.shape[1:] != tuple(self._shape):
-            raise UsageError(
-                "A stream takes samples of one channel." if not self._shape else "A stream takes frames.",
-                received=f"an array of shape {samples.shape}",
-                todo=f"Give ({', '.join(['samples', *map(str, self._shape)])}).",
-            )
-        if samples.dtype == self._dtype and samples.dtype.kind in "iu":
-            return samples
-        if samples.dtype.kind != "f":
-            raise UsageError(
-                f"A stream takes {self._dtype} samples, or floats from -1 to 1.", received=str(samples.dtype)
-            )
-        if not np.isfinite(samples).all():
-            raise UsageError("Samples must be finite.", received="NaN or infinity")
-        if self._dtype == "int16":
-            return to_samples(samples * FULL_SCALE)
-        return samples.astype(self._dtype)
+        found = [self._advance(packet) for packet in self._packets.take(samples, rate)]
+        return [score for score in found if score is not None]
 
     def _advance(self, packet: np.ndarray) -> Score | None:
         values = self.session.packet(packet)[self._output]
@@ -239,9 +191,3 @@ class StreamSession:
         smoothed = np.stack(self._recent).mean(axis=0, dtype=np.float32)
         end = self._calls * self.packet - self._lead
         return Score(end, values, smoothed, self.detector.hear(smoothed, end))
-
-
-def _only_output(outputs: Any) -> str:
-    if len(outputs) != 1:
-        raise UsageError("A model that listens must have one output.", received=", ".join(outputs))
-    return str(next(iter(outputs)))

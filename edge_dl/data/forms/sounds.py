@@ -6,8 +6,9 @@
                                             one or more whose name starts with `split`: train, test, validation (val)
 
 Google's Speech Commands are read as they are published: `validation_list.txt` and `testing_list.txt` name the parts, a
-file's name starts with its speaker, and `_background_noise_` is no class. Files whose name starts with a dot are left
-alone. A file that is no whole sound is left out and named in the notes.
+file's name starts with its speaker, and recordings in `_background_noise_`, of any length, are no class but noise
+(edge_dl/data/background.py); so they are beside any other folders of classes. Files whose name starts with a dot are
+left alone. A file that is no whole sound is left out and named in the notes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _Place:
 
 
 def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
-    """Read sounds as `sound` (samples, length) int16 with `label`, classes in order of name.
+    """Read sounds as `sound` (samples, length) int16 with `label`, classes in order of name, and noise beside them.
 
     All sounds get one rate: `data.rate` where it is set, else 16 kHz where most have that or more, else 8 kHz. They get
     one length: `data.seconds` where it is set; else as they come where all are alike; else 1 second. Shorter ones get
@@ -76,7 +77,9 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     with DataFolder(file.path) as folder:
         names = folder.names()
         placed, notes = _places(names, folder, config)
+        aside = [name for name in names if sounds.is_sound(name) and _is_noise(name) and name not in placed]
         stored, broken = each(lambda name: sounds.decode(folder.content(name)), list(placed))
+        recorded, unheard = each(lambda name: sounds.decode(folder.content(name)), aside)
     if not stored:
         raise none_whole(folder, broken, "sounds")
     rate = _rate(config, [rate for _, rate in stored.values()])
@@ -85,7 +88,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
     clips = {name: sounds.as_samples(*stored.pop(name), rate) for name in list(stored)}
     joined = task is Task.TRANSCRIPTION
     length = max(map(len, clips.values())) if joined else _length(config, rate, [len(clip) for clip in clips.values()])
-    notes += _notes({} if joined else clips, rates, rate, length) + note_broken(broken, "sounds")
+    notes += _notes({} if joined else clips, rates, rate, length) + note_broken(broken | unheard, "sounds")
     labels = tuple(sorted({item.label for item in placed.values()}))
     rows = {name: row for row, name in enumerate(placed)}
     parts, groups = {}, {}
@@ -112,6 +115,7 @@ def read(file: DataFile, config: DataConfig, task: Task | None) -> Source:
         notes=tuple(notes),
         rate=rate,
         speakers=np.array([item.speaker for item in placed.values()]),
+        noise=tuple(sounds.as_samples(*item, rate) for item in recorded.values()),
     )
 
 
@@ -130,12 +134,7 @@ def _places(names: Sequence[str], folder: DataFolder, config: DataConfig) -> tup
             f"data.split names a column of {MANIFEST}.",
             received=f"{folder.path} with {len(manifests) or 'no'} {MANIFEST}",
         )
-    kept = [name for name in files if NOISE not in name.split("/")]
-    notes = (
-        [f"{len(files) - len(kept)} sounds in {NOISE} are no class and were left out."]
-        if len(kept) < len(files)
-        else []
-    )
+    kept = [name for name in files if not _is_noise(name)]
     if not kept:
         raise UsageError("A folder of sounds must hold sounds.", received=f"{folder.path} with {NOISE} only")
     found, loose = places(kept, folder, "Sounds")
@@ -147,7 +146,11 @@ def _places(names: Sequence[str], folder: DataFolder, config: DataConfig) -> tup
         if listed:
             part = listed.get(f"{label}/{stem}", "train")
         placed[name] = _Place(part, label, stem.split(SPEAKER)[0] if SPEAKER in stem else "")
-    return placed, notes
+    return placed, []
+
+
+def _is_noise(name: str) -> bool:
+    return NOISE in name.split("/")[:-1]
 
 
 def _listed_parts(names: Sequence[str], folder: DataFolder) -> dict[str, str]:
@@ -207,8 +210,9 @@ def _by_manifest(
                 f"{MANIFEST} must name a sound once.", received=f"{where}, line {number}: {row['file']!r} again"
             )
         placed[found[0]] = _Place(part, row[label], row.get("speaker") or "")
-    if len(placed) < len(files):
-        notes.append(f"{len(files) - len(placed)} sounds that {MANIFEST} does not name were left out.")
+    unnamed = [name for name in files if name not in placed and not _is_noise(name)]
+    if unnamed:
+        notes.append(f"{len(unnamed)} sounds that {MANIFEST} does not name were left out.")
     if not placed:
         raise UsageError(f"{MANIFEST} must name sounds.", received=f"{where} without rows")
     return dict(sorted(placed.items())), notes
