@@ -60,6 +60,7 @@ def sounds(count: int, length: int, seed: int) -> np.ndarray:
 
 
 def network(name: str, x: np.ndarray) -> Any:
+    """A recipe's network with valid padding; `transformer/SECONDS`: with attention to so many seconds."""
     import keras
 
     from edge_dl import models
@@ -67,14 +68,16 @@ def network(name: str, x: np.ndarray) -> Any:
     from edge_dl.recipe import SpeechConfig, Task
     from edge_dl.training.recipes import RECIPES
 
+    name, _, window = name.partition("/")
     recipe = next(
         item for item in RECIPES.values() if isinstance(item.model, SpeechConfig) and item.model.network == name
     )
+    settings = dataclasses.replace(recipe.model, padding="valid", attention_window=float(window or 0))
     split = Split({"sound": x}, {"label": np.arange(len(x), dtype=np.int32) % CLASSES}, np.arange(len(x)))
     labels = tuple(str(number) for number in range(CLASSES))
     data = Dataset("sounds", Task.CLASSIFICATION, split, split, split, labels=labels, rate=RATE)
     keras.utils.set_random_seed(0)
-    model = models.build(Task.CLASSIFICATION, dataclasses.replace(recipe.model, padding="valid"), data)
+    model = models.build(Task.CLASSIFICATION, settings, data)
     # Untrained answers are all alike, or all 0 and 1: an error must show.
     head = model.get_layer("head")
     scores = np.asarray(keras.Model(model.inputs, head.output)([x]))
@@ -238,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     costs = commands.add_parser("cost")
-    costs.add_argument("--networks", default="ds-cnn,crnn,lstm,transformer")
+    costs.add_argument("--networks", default="ds-cnn,crnn,lstm,transformer,transformer/0.5,transformer/1.0")
     costs.add_argument("--rounds", type=int, default=30)
     listening = commands.add_parser("listen")
     listening.add_argument("run", type=Path)

@@ -211,6 +211,8 @@ class SpeechConfig:
             stream.
         units: channels or units of each layer or block; empty: the network's own.
         heads: attention heads (transformer only).
+        attention_window: seconds that a token's attention looks back over, with none ahead (transformer only), so that
+            a stream keeps keys and values; 0: the whole sound, both ways.
         bidirectional: whether recurrent layers read both ways (ctc only): better, and no stream can be transcribed.
         dropout: dropout between layers and before the head.
         l2: L2 penalty on kernels.
@@ -232,6 +234,7 @@ class SpeechConfig:
     padding: str = "same"
     units: tuple[int, ...] = ()
     heads: int = 2
+    attention_window: float = 0.0
     bidirectional: bool = False
     dropout: float = 0.0
     l2: float = 0.0
