@@ -9,18 +9,43 @@ bit, in every quantization. A signature `reset` sets all of them to zero, which 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import RESET_INPUT, RESET_OUTPUT, Signature, StateSpec
-from edge_dl.converters import repairs, tensors
+from edge_dl.bundle import Signature, StateSpec
+from edge_dl.converters import packing, repairs, tensors
+from edge_dl.converters.quantization import Quantized, check_runs
 from edge_dl.errors import RefusedError
+from edge_dl.files import write_atomic
 
 RESET = "reset"
+RESET_INPUT, RESET_OUTPUT = "calls", "next_calls"
 COUNTER = "calls"  # the variable that counts calls, where a state stays zero in the first ones
 _OLDEST = "2.6.0"  # TFLite that has kernels for variables
+
+
+def keep_inside(made: Quantized) -> Quantized:
+    """Let the file of a `step` or `stream` variant keep its states; `made` with the signature that it has then.
+
+    Raises:
+        RefusedError: see `keep_states`.
+        StageError: it does not load or run.
+    """
+    if not made.signature.states:
+        raise RefusedError(
+            "A file without states keeps none.", todo="Leave conversion.internal_states at false for this model."
+        )
+    model = tensors.read(made.path)
+    keep_states(model, made.signature)
+    version = tensors.min_runtime_version(model)
+    write_atomic(made.path, packing.pack(model))
+    check_runs(made.path)
+    signature = dataclasses.replace(made.signature, states=())
+    notes = (*made.notes, f"states are kept inside: call the signature {RESET} to begin anew")
+    return dataclasses.replace(made, signature=signature, notes=notes, min_runtime_version=version)
 
 
 def keep_states(model: Any, signature: Signature) -> None:

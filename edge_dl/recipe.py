@@ -408,6 +408,8 @@ class ConversionConfig:
         beams: hypotheses that a decoder also takes at a time, with a batch of 1; below 2: none.
         split_signatures: whether bundles of an encoder and a decoder also hold each as a file of its own, encode.tflite
             and decode.tflite, for runtimes that know one signature a file.
+        internal_states: whether `step` and `stream` variants keep their states in the file instead of taking and giving
+            them, with a signature `reset` that sets them back to zero.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
         runtime: runtimes that every variant must load in, e.g. "tflite-runtime==2.14.0"
@@ -427,6 +429,7 @@ class ConversionConfig:
     batch: int = 1
     beams: int = 4
     split_signatures: bool = False
+    internal_states: bool = False
     calibration_samples: int = 200
     time_limit: float = 600.0
     runtime: tuple[str, ...] = ()

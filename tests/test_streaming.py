@@ -417,29 +417,26 @@ def test_layers_of_ones_own_may_remember(tmp_path: Path) -> None:
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class Smoothing(layers.Layer):
-    """A layer of one's own with two states: the mean of what was heard, which it must count for."""
+class Mean(layers.Layer):
+    """The layer of docs/speech.md: the mean of all frames so far."""
+
+    def state_shape(self, input_shape: Any) -> dict[str, tuple[int, ...]]:
+        return {"sum": (input_shape[0], input_shape[2]), "count": (input_shape[0], 1)}
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        sums = state["sum"][:, None] + ops.cumsum(inputs, axis=1)
+        counts = state["count"][:, None] + ops.reshape(ops.arange(1.0, inputs.shape[1] + 1), (1, -1, 1))
+        return sums / counts, {"sum": sums[:, -1], "count": counts[:, -1]}
 
     def call(self, inputs: Any) -> Any:
-        return self.advance(inputs, [ops.zeros_like(inputs[:, 0]), ops.zeros_like(inputs[:, 0, :1])])[0]
-
-    def state_shape(self, input_shape: Any) -> list[tuple[int, ...]]:
-        return [(input_shape[0], input_shape[-1]), (input_shape[0], 1)]
-
-    def advance(self, inputs: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-        total, count = state
-        given = []
-        for step in range(inputs.shape[1]):
-            total, count = total + inputs[:, step], count + 1.0
-            given.append(total / count)
-        return ops.stack(given, axis=1), [total, count]
+        return self.advance(inputs, {"sum": ops.zeros_like(inputs[:, 0]), "count": ops.zeros_like(inputs[:, 0, :1])})[0]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
 
 def test_layers_of_ones_own_may_remember_several_things(tmp_path: Path) -> None:
-    model = sequential(layers.Conv1D(4, 4, strides=2), Smoothing(), layers.Conv1D(3, 3), layers.GlobalMaxPooling1D())
+    model = sequential(layers.Conv1D(4, 4, strides=2), Mean(), layers.Conv1D(3, 3), layers.GlobalMaxPooling1D())
     made = stream_bundles.bundle(model, tmp_path)
     clips = np.random.default_rng(2).standard_normal((3, 40, 3)).astype(np.float32)
     (got,) = open_session(made.folder).predict(clips).values()
@@ -449,14 +446,23 @@ def test_layers_of_ones_own_may_remember_several_things(tmp_path: Path) -> None:
     assert (1, 1) in shapes
 
 
-class Mistaken(Smoothing):
+class Mistaken(Mean):
     """It gives its states in another form than it takes them."""
 
-    def advance(self, inputs: Any, state: list[Any]) -> tuple[Any, Any]:
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
         answer, after = super().advance(inputs, state)
-        return answer, after[0]
+        return answer, after["sum"]
 
 
-def test_states_given_in_another_form_are_refused_by_name() -> None:
-    with pytest.raises(RefusedError, match=r"'mistaken'.*state_shape"):
-        trace_stream(*_described(sequential(Mistaken(name="mistaken"), layers.GlobalMaxPooling1D())))
+class Growing(Mean):
+    """It gives a state of another shape than it says."""
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        answer, after = super().advance(inputs, {**state, "count": state["count"][:, :1]})
+        return answer, {**after, "count": ops.concatenate([after["count"]] * 2, axis=1)}
+
+
+@pytest.mark.parametrize("kind", [Mistaken, Growing])
+def test_states_given_in_another_form_are_refused_by_name(kind: type[Mean]) -> None:
+    with pytest.raises(RefusedError, match=r"'mine'.*state_shape"):
+        trace_stream(*_described(sequential(kind(name="mine"), layers.GlobalMaxPooling1D())))
