@@ -606,7 +606,9 @@ def _full_integer(
     wide = spec.quantization is Quantization.INT16X8
     # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
     looks_up = wide and find_tables(model)
-    if takes_samples(export.signature) or looks_up:
+    # It has one scale for scores and what masks them: causal attention would be off by a quarter of its answers' range.
+    masked = find_masked_scores(model) and export.lowering is not Lowering.FUSED
+    if takes_samples(export.signature) or looks_up or masked:
         return _static(float_model(export).read_bytes(), spec, feeds, options)
     sets = tf.lite.OpsSet
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
@@ -756,7 +758,8 @@ def _static(
     model = tensors.read(content)
     if not options.per_channel:
         raise RefusedError(
-            f"{spec.quantization.value} of sounds, tokens and .tflite files has one scale a channel, and no other.",
+            f"{spec.quantization.value} of sounds, tokens, masked attention and .tflite files has one scale a "
+            "channel, and no other.",
             todo="Leave conversion.per_channel at true.",
         )
     tables = find_tables(model) if wide else []

@@ -18,6 +18,7 @@ from stream_bundles import CLIP, LABELS, network, sound
 from edge_dl.bundle import Bundle, read_bundle, write_bundle
 from edge_dl.checks.compatibility import check_model
 from edge_dl.checks.runtime_profiles import find_profiles
+from edge_dl.checks.traces import Trace
 from edge_dl.converters import packing, tensors
 from edge_dl.converters.conversion import run_conversion, run_export
 from edge_dl.converters.internal_states import RESET, keep_states
@@ -104,6 +105,16 @@ def test_reset_is_a_signature_that_takes_a_number(tmp_path: Path) -> None:
     # A stream that goes on elsewhere begins behind its silent packets: the counter goes no further than they do.
     most = max(state.silent for state in outside.manifest.signature.states)
     assert reset.invoke({"calls": np.array(1_000, np.int32)})["next_calls"] == most
+
+
+def test_its_operators_can_be_followed(tmp_path: Path) -> None:
+    """LiteRT ends the process when it is asked for a variable's handle."""
+    outside = stream_bundles.bundle(network(CRNN), tmp_path)
+    inside = Trace(kept_inside(outside).folder)
+    assert "resource" in {tensor.dtype for tensor in inside.main.tensors}
+    assert list(inside.calls({"sound": sound(CLIP, seed=1)[0]}))
+    for number, tensor in enumerate(inside.main.tensors):
+        assert tensor.dtype != "resource" or inside.value(number) is None
 
 
 def test_runtimes_with_variables_load_it(tmp_path: Path) -> None:
