@@ -326,7 +326,8 @@ def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
     not_negative(config, "l2", "attention_window")
     if config.attention_window and config.network != "transformer":
         raise UsageError("model.attention_window is for the network transformer.", received=f"{config.network}")
-    if config.attention_window and attention_tokens(config) < 2:
+    # A hop of nothing is refused with the features.
+    if config.attention_window and config.hop > 0 and attention_tokens(config) < 2:
         raise UsageError(
             "model.attention_window must hold two tokens at least.",
             received=f"{config.attention_window:g} s, with a token each {_TOKEN_FRAMES * config.hop:g} s",
