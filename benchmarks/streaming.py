@@ -9,8 +9,10 @@ Run from the repository:
 `cost` makes every speech recipe's network with model.padding=valid for one second of 16 kHz, untrained (speed does not
 depend on it), as a stream and as a whole clip. Both take turns; a row says the median over rounds of each round's
 median call of `StreamSession.push` with one packet (Python and states included), of the interpreter alone, and of the
-whole clip. `equal` is the largest difference between the stream's scores and the whole-clip Keras model's: for streams
-equal on a window, over 50 windows; for those equal from the start, over 20 clips, each from fresh states.
+whole clip; `inside_..` is the same with the states in the file (conversion.internal_states). `transformer/0.5` has
+model.attention_window=0.5. `equal` is the largest difference between the stream's scores and the whole-clip Keras
+model's: for streams equal on a window, over 50 windows; for those equal from the start, over 20 clips, each from fresh
+states.
 
 `listen` takes the run folder of a speech recipe with stream variants and counts at several thresholds:
 
@@ -50,6 +52,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_dl.bundle import read_bundle, write_bundle
 from edge_dl.checks.edits import edit_distance
 from edge_dl.checks.spotting import Spoken, match
 from edge_dl.data import Dataset, read, vowels
@@ -82,6 +85,7 @@ def sounds(count: int, length: int, seed: int) -> np.ndarray:
 
 
 def network(name: str, x: np.ndarray) -> Any:
+    """A recipe's network with valid padding; `transformer/SECONDS`: with attention to so many seconds."""
     import keras
 
     from edge_dl import models
@@ -89,14 +93,16 @@ def network(name: str, x: np.ndarray) -> Any:
     from edge_dl.recipe import SpeechConfig, Task
     from edge_dl.training.recipes import RECIPES
 
+    name, _, window = name.partition("/")
     recipe = next(
         item for item in RECIPES.values() if isinstance(item.model, SpeechConfig) and item.model.network == name
     )
+    settings = dataclasses.replace(recipe.model, padding="valid", attention_window=float(window or 0))
     split = Split({"sound": x}, {"label": np.arange(len(x), dtype=np.int32) % CLASSES}, np.arange(len(x)))
     labels = tuple(str(number) for number in range(CLASSES))
     data = Dataset("sounds", Task.CLASSIFICATION, split, split, split, labels=labels, rate=RATE)
     keras.utils.set_random_seed(0)
-    model = models.build(Task.CLASSIFICATION, dataclasses.replace(recipe.model, padding="valid"), data)
+    model = models.build(Task.CLASSIFICATION, settings, data)
     # Untrained answers are all alike, or all 0 and 1: an error must show.
     head = model.get_layer("head")
     scores = np.asarray(keras.Model(model.inputs, head.output)([x]))
@@ -128,6 +134,24 @@ def difference(model: Any, bundle: Path) -> float:
         windows = sounds(20, RATE, 8)
         got = np.stack([session.session.predict(clip)["label"] for clip in windows])
     return float(np.abs(got - np.asarray(model({"sound": windows})["label"])).max())
+
+
+def inside(bundle: Path) -> Path:
+    """The same bundle with its states in the file."""
+    from edge_dl.converters import packing, tensors
+    from edge_dl.converters.internal_states import RESET, keep_states
+
+    opened = read_bundle(bundle)
+    model = tensors.read(opened.model)
+    keep_states(model, opened.manifest.signature)
+    signature = dataclasses.replace(opened.manifest.signature, states=())
+    inputs, outputs = opened.golden()
+    made = write_bundle(
+        bundle.with_name(f"{bundle.name}-inside"), packing.pack(model),
+        dataclasses.replace(opened.manifest, signature=signature, reset=RESET),
+        golden_inputs=inputs, golden_outputs=outputs,
+    )  # fmt: skip
+    return made.folder
 
 
 def cost(names: list[str], rounds: int) -> list[dict[str, Any]]:
@@ -171,7 +195,15 @@ def measure(stream: Path, clip: Path, x: np.ndarray, rounds: int) -> dict[str, A
     session.push(x[0])
     interpreter = session.session.interpreter
     whole = open_session(clip).bare(x[:1])
-    calls = {"push": lambda: session.push(packet), "interpreter": interpreter.run, "clip": whole}
+    within = StreamSession(inside(stream))
+    within.push(x[0])
+    calls = {
+        "push": lambda: session.push(packet),
+        "interpreter": interpreter.run,
+        "inside_push": lambda: within.push(packet),
+        "inside_interpreter": within.session.interpreter.run,
+        "clip": whole,
+    }
     for call in calls.values():
         block(call, 5)
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -190,6 +222,9 @@ def measure(stream: Path, clip: Path, x: np.ndarray, rounds: int) -> dict[str, A
         "clip_us": 1e6 * found["clip"],
         "share_of_clip": share,
         "share_of_clip_for_20_ms": share * 20 / milliseconds,
+        "states": len(session.session.states),
+        "inside_push_us": 1e6 * found["inside_push"],
+        "inside_interpreter_us": 1e6 * found["inside_interpreter"],
         "bytes": (stream / "model.tflite").stat().st_size,
     }
 
@@ -392,7 +427,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     costs = commands.add_parser("cost")
-    costs.add_argument("--networks", default="ds-cnn,crnn,lstm,transformer")
+    costs.add_argument("--networks", default="ds-cnn,crnn,lstm,transformer,transformer/0.5,transformer/1.0")
     costs.add_argument("--rounds", type=int, default=30)
     listening = commands.add_parser("listen")
     listening.add_argument("run", type=Path)

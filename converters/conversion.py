@@ -349,6 +349,7 @@ def run_conversion(
             },
             "members": members,
             "split": config.split_signatures and spec.lowering.decodes,
+            "internal_states": config.internal_states and spec.lowering in (Lowering.STEP, Lowering.STREAM),
             "labels": list(labels),
             "limits": limit,
             "options": {
@@ -365,7 +366,7 @@ def run_conversion(
                 "golden": sha256_file(run / "export" / GOLDEN),
                 "calibration": sha256_file(samples) if use else "",
                 "members": {item: sha256_file(path) for item, path in members.items()},
-                "split": arguments["split"],
+                **{item: arguments[item] for item in ("split", "internal_states")},
                 **({"search": _search_digest(run, wanted)} if mixed else {}),
             }
         )

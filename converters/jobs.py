@@ -18,6 +18,7 @@ from edge_dl.bundle import Limits, Manifest, TensorSpec, TranslationSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.exporting import DEFAULT_BEAMS, RECORD, Export, read_export
+from edge_dl.converters.internal_states import RESET, keep_inside
 from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.merging import split_signatures
 from edge_dl.converters.metadata import add_metadata, takes_pictures
@@ -186,6 +187,7 @@ def make_variant(
     runtime: Sequence[str] = (),
     members: Mapping[str, str] | None = None,
     split: bool = False,
+    internal_states: bool = False,
 ) -> dict[str, Any]:
     """Make one variant and its bundle; the bundle appears under its name only when it is whole.
 
@@ -200,6 +202,7 @@ def make_variant(
             translates, the member that holds its vocabularies as `tables`.
         members: by name, paths of further files that go into the bundle.
         split: whether an encoder and a decoder are also written as a file each.
+        internal_states: whether the file keeps its states itself.
         labels: class names.
         limits: parity limits.
         options: fields of `QuantizationOptions`.
@@ -220,7 +223,8 @@ def make_variant(
 
         def make(choices: QuantizationOptions) -> Quantized:
             if record is not None:
-                return quantize(record, spec, file, samples, choices)
+                made = quantize(record, spec, file, samples, choices)
+                return keep_inside(made) if internal_states else made
             content, tool, notes = quantize_tflite(Path(source).read_bytes(), spec, samples, choices)
             return finish(content, spec, file, tool=tool, notes=notes, export=None, options=choices)
 
@@ -256,6 +260,7 @@ def make_variant(
                 min_runtime_version=result.min_runtime_version,
                 threshold=manifest.get("threshold"),
                 rate=manifest.get("rate"),
+                reset=RESET if internal_states else None,
             ),
             golden_inputs={name[3:]: array for name, array in samples_of.items() if name.startswith("in/")},
             golden_outputs={name[4:]: array for name, array in samples_of.items() if name.startswith("out/")},

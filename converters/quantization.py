@@ -35,7 +35,7 @@ from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.merging import merge
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
-from edge_dl.converters.scores import find_scores, find_tables, give_floats
+from edge_dl.converters.scores import find_masked_scores, find_scores, find_tables, give_floats
 from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
@@ -46,6 +46,7 @@ AS_IT_IS = "none (the file as it was)"
 MIXING = "ai-edge-quantizer static, each operator in its own precision"
 FLOAT_SCORES = "softmaxes and what leads to them stay float32"
 FLOAT_FRONT = "the features of the sound stay float32"
+FLOAT_MASKED = "softmaxes with a mask, and what masks their scores, stay float32"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
@@ -605,7 +606,9 @@ def _full_integer(
     wide = spec.quantization is Quantization.INT16X8
     # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
     looks_up = wide and find_tables(model)
-    if takes_samples(export.signature) or looks_up:
+    # It has one scale for scores and what masks them: causal attention would be off by a quarter of its answers' range.
+    masked = find_masked_scores(model) and export.lowering is not Lowering.FUSED
+    if takes_samples(export.signature) or looks_up or masked:
         return _static(float_model(export).read_bytes(), spec, feeds, options)
     sets = tf.lite.OpsSet
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
@@ -655,9 +658,10 @@ def _mixed(
 
 
 def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
-    """Precisions that were asked for, and that of features of sounds."""
+    """Precisions that were asked for, and that of features of sounds and of masked scores."""
+    model = tensors.read(content)
     asked = {int(number): Precision(name) for number, name in options.precisions.items()}
-    return asked | dict.fromkeys(find_front(tensors.read(content)), Precision.FLOAT32)
+    return asked | dict.fromkeys([*find_front(model), *find_masked_scores(model)], Precision.FLOAT32)
 
 
 def _trained(
@@ -752,10 +756,10 @@ def _static(
     wide = spec.quantization is Quantization.INT16X8
     precision = Precision.INT16X8 if wide else Precision.INT8
     model = tensors.read(content)
-    front = find_front(model)
     if not options.per_channel:
         raise RefusedError(
-            f"{spec.quantization.value} of sounds, tokens and .tflite files has one scale a channel, and no other.",
+            f"{spec.quantization.value} of sounds, tokens, masked attention and .tflite files has one scale a "
+            "channel, and no other.",
             todo="Leave conversion.per_channel at true.",
         )
     tables = find_tables(model) if wide else []
@@ -763,7 +767,8 @@ def _static(
     result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
     if tables:
         result = _with_short_tables(result)
-    return result, _static_tool(spec), [FLOAT_FRONT] if front else []
+    kept = ((FLOAT_FRONT, find_front(model)), (FLOAT_MASKED, find_masked_scores(model)))
+    return result, _static_tool(spec), [note for note, found in kept if found]
 
 
 def _with_short_tables(content: bytes) -> bytes:

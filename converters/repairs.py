@@ -79,15 +79,20 @@ def make_names_unique(model: Any) -> int:
 
 
 def correct_versions(model: Any) -> None:
-    """Raise the version of FULLY_CONNECTED with integer weights and float activations to what the kernel must know.
+    """Raise the versions of FULLY_CONNECTED with integer weights and float activations, and of RSQRT of int16, to what
+    the kernel must know.
 
     ai-edge-quantizer leaves version 1. A runtime that is too old would then load the file and use the first channel's
-    scale for all of them; with the right version it refuses. TensorFlow's op_version.cc: 9 for one scale a matrix, 10
-    for int4, 12 for one scale a row.
+    scale for all of them, or fail without naming its age; with the right version it refuses. TensorFlow's
+    op_version.cc: FULLY_CONNECTED 9 for one scale a matrix, 10 for int4, 12 for one scale a row; RSQRT 3 for int16.
     """
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
-            if operator_name(model, operator.opcodeIndex) != "FULLY_CONNECTED":
+            name = operator_name(model, operator.opcodeIndex)
+            if name == "RSQRT" and type_name(subgraph.tensors[int(operator.inputs[0])].type) == "int16":
+                operator.opcodeIndex = opcode(model, operator.opcodeIndex, 3)
+                raise_min_runtime_version(model, "2.15.0")
+            if name != "FULLY_CONNECTED":
                 continue
             source, weight = (subgraph.tensors[int(index)] for index in operator.inputs[:2])
             if type_name(source.type) != "float32" or type_name(weight.type) not in ("int8", "int4"):

@@ -20,6 +20,8 @@ from edge_dl.converters.tensors import ELEMENTWISE, is_constant, operator_name, 
 _PASSING = (*ELEMENTWISE, "RESHAPE", "EXPAND_DIMS", "SQUEEZE", "CAST", "LOGICAL_NOT", "BROADCAST_TO", "CONCATENATION")
 _SOFTMAX = ("SOFTMAX", "LOG_SOFTMAX")
 _SHAPING = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
+# No score of an attention is so large: a constant that is can only be a mask's.
+_MASK = 5e3
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,36 @@ def find_scores(model: Any, answers: Collection[str] = ()) -> Scores:
             floating |= behind
             logits.add(source)
     return Scores(tuple(sorted(floating)), tuple(sorted(logits)))
+
+
+def find_masked_scores(model: Any) -> tuple[int, ...]:
+    """Numbers of the operators of the main graph that mask an attention's scores, with the softmax behind them."""
+    graph = model.subgraphs[0]
+    names = [operator_name(model, operator.opcodeIndex) for operator in graph.operators]
+    maker = {int(index): number for number, item in enumerate(graph.operators) for index in item.outputs}
+    found: set[int] = set()
+    for softmax in (number for number, name in enumerate(names) if name in _SOFTMAX):
+        before, pending = {softmax}, [softmax]
+        while pending:
+            for index in map(int, graph.operators[pending.pop()].inputs):
+                source = maker.get(index)
+                if source is not None and source not in before and names[source] in _PASSING:
+                    before.add(source)
+                    pending.append(source)
+        if any(_masks(model, graph, number) for number in before):
+            found |= before
+    return tuple(sorted(found))
+
+
+def _masks(model: Any, graph: Any, number: int) -> bool:
+    """Whether an operator reads a constant that is too large for anything but a mask."""
+    for index in map(int, graph.operators[number].inputs):
+        tensor = graph.tensors[index] if index >= 0 else None
+        if tensor is not None and type_name(tensor.type) == "float32" and is_constant(model, tensor):
+            values = np.frombuffer(np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(), np.float32)
+            if np.abs(values).max(initial=0.0) >= _MASK:
+                return True
+    return False
 
 
 def give_floats(model: Any) -> int:

@@ -68,11 +68,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Carry:
-    """Run a recurrent layer, or one with `advance`, from its states on; `states` are their numbers."""
+    """Run a recurrent layer, or one with `advance`, from its states on; `states` are their numbers.
+
+    Attributes:
+        structure: of a layer with `advance`, the shapes as its `state_shape` gave them: how it takes its states.
+    """
 
     node: Any
     source: Any
     states: tuple[int, ...]
+    structure: Any = None
 
 
 @dataclass(frozen=True)
@@ -347,10 +352,11 @@ class _Planner:
         line = self._line(key)
         shape, _ = self.shapes[key]
         recurrent = isinstance(operation, keras.layers.RNN)
-        sizes = _state_shapes(operation, shape) if recurrent else [operation.state_shape(shape)]
+        structure = None if recurrent else operation.state_shape(shape)
+        sizes = _state_shapes(operation, shape) if recurrent else _shapes_in(structure)
         states = tuple(range(len(self.plan.needs), len(self.plan.needs) + len(sizes)))
-        self.plan.needs += [Need(tuple(size), "float32", line.silent) for size in sizes]
-        self.plan.steps.append(Carry(node, key, states))
+        self.plan.needs += [Need(size, "float32", line.silent) for size in sizes]
+        self.plan.steps.append(Carry(node, key, states, structure))
         out = node.outputs[0]
         after = Timeline(line.slots, line.frames, line.first, 0, line.samples, line.late, True)
         if not recurrent or operation.return_sequences:
@@ -554,6 +560,15 @@ def _needs_clip(operation: Any, node: Any) -> bool:
         return True
     frames = {tensor.shape[1] for tensor in node.input_tensors if len(tensor.shape) > 1}
     return any(len(tensor.shape) < 2 or tensor.shape[1] not in frames for tensor in node.outputs)
+
+
+def _shapes_in(structure: Any) -> list[tuple[int, ...]]:
+    """The shapes that `state_shape` gave, in the order in which `keras.tree` flattens: one, or a structure of them."""
+    import keras
+
+    found: list[tuple[int, ...]] = []
+    keras.tree.map_shape_structure(lambda shape: found.append(tuple(int(size) for size in shape)), structure)
+    return found
 
 
 def _state_shapes(layer: Any, shape: Sequence[int]) -> list[tuple[int, ...]]:

@@ -191,9 +191,11 @@ class _Run:
         states = [self.before[number] for number in step.states]
         target = id(step.node.outputs[0])
         if not isinstance(layer, keras.layers.RNN):
+            # A shape becomes one leaf, so that states can be packed as the layer names them and unpacked again.
+            leaves = keras.tree.map_shape_structure(lambda shape: 0, step.structure)
             with tf.name_scope(layer.name):
-                self.values[target], after = layer.advance(value, states[0])
-            self.after[step.states[0]] = after
+                self.values[target], after = layer.advance(value, keras.tree.pack_sequence_as(leaves, states))
+            self._remember(layer, step, leaves, after)
             return
 
         def run_cell(graph: CellGraph, sequence: Any, own: Sequence[Any], mask: Any, collect: bool) -> Result:
@@ -212,6 +214,27 @@ class _Run:
         with replaced_loops(self.model, inner_loop), replaced(layer, "return_sequences", True):
             result = layer(value, training=False)
         self.values[target] = self.values[target, "every"] = result
+
+    def _remember(self, layer: Any, step: Carry, leaves: Any, after: Any) -> None:
+        """Keep what a layer with `advance` gave as its states, which must be in the form that `state_shape` says."""
+        import keras
+
+        needs = [self.plan.needs[number] for number in step.states]
+        try:
+            keras.tree.assert_same_structure(leaves, after)
+            found = [tuple(state.shape) for state in keras.tree.flatten(after)]
+        except (ValueError, TypeError, AttributeError) as error:
+            found, reason = [], one_line(error, 200)
+        else:
+            reason = f"{found} instead of {[need.shape for need in needs]}"
+        if found != [need.shape for need in needs]:
+            raise RefusedError(
+                f"Layer {layer.name!r} cannot be lowered as stream: its `advance` gives states in another form than "
+                f"its `state_shape` says ({reason}).",
+                todo="Let it give the state's structure with the shapes that it takes.",
+            )
+        for number, state in zip(step.states, keras.tree.flatten(after), strict=True):
+            self.after[number] = state
 
 
 def _check(

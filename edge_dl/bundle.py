@@ -232,6 +232,7 @@ class Manifest:
     min_runtime_version: str = ""
     threshold: float | None = None  # similarity of two embeddings from which they are called the same
     rate: int | None = None  # samples a second of the sound that the model takes, in Hz; another rate is to be refused
+    reset: str | None = None  # the file keeps its states itself: the signature that, fed zeros, sets them back
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -248,7 +249,7 @@ class Manifest:
         value = dataclasses.asdict(self)
         if value["limits"]["min_identical"] is None:  # Readers of other tasks' bundles need not know it.
             del value["limits"]["min_identical"]
-        optional = ("sequence", "stream", "encoder", "beams", "translation", "labels", "threshold", "rate")
+        optional = ("sequence", "stream", "encoder", "beams", "translation", "labels", "threshold", "rate", "reset")
         for name in optional:
             if value[name] is None:
                 del value[name]
@@ -414,8 +415,16 @@ def parse_manifest(value: Any) -> Manifest:
         min_runtime_version=_text(fields.get("min_runtime_version", ""), "min_runtime_version", empty=True),
         threshold=None if fields.get("threshold") is None else _number(fields["threshold"], "threshold"),
         rate=None if fields.get("rate") is None else _integer(fields["rate"], "rate", low=1),
+        reset=None if fields.get("reset") is None else _reset(fields["reset"], signature),
         files=files,
     )
+
+
+def _reset(value: Any, signature: Signature) -> str:
+    key = _text(value, "reset")
+    if signature.states or key == signature.key:
+        raise _field_error("reset", f"{key!r} of a model that takes its states, or whose own key that is")
+    return key
 
 
 def _field_error(name: str, received: str) -> UsageError:

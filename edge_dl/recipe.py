@@ -211,6 +211,8 @@ class SpeechConfig:
             stream.
         units: channels or units of each layer or block; empty: the network's own.
         heads: attention heads (transformer only).
+        attention_window: seconds that a token's attention looks back over, with none ahead (transformer only), so that
+            a stream keeps keys and values; 0: the whole sound, both ways.
         bidirectional: whether recurrent layers read both ways (ctc only): better, and no stream can be transcribed.
         dropout: dropout between layers and before the head.
         l2: L2 penalty on kernels.
@@ -232,6 +234,7 @@ class SpeechConfig:
     padding: str = "same"
     units: tuple[int, ...] = ()
     heads: int = 2
+    attention_window: float = 0.0
     bidirectional: bool = False
     dropout: float = 0.0
     l2: float = 0.0
@@ -405,6 +408,8 @@ class ConversionConfig:
         beams: hypotheses that a decoder also takes at a time, with a batch of 1; below 2: none.
         split_signatures: whether bundles of an encoder and a decoder also hold each as a file of its own, encode.tflite
             and decode.tflite, for runtimes that know one signature a file.
+        internal_states: whether `step` and `stream` variants keep their states in the file instead of taking and giving
+            them, with a signature `reset` that sets them back to zero.
         calibration_samples: training samples for calibration.
         time_limit: seconds one conversion may take.
         runtime: runtimes that every variant must load in, e.g. "tflite-runtime==2.14.0"
@@ -424,6 +429,7 @@ class ConversionConfig:
     batch: int = 1
     beams: int = 4
     split_signatures: bool = False
+    internal_states: bool = False
     calibration_samples: int = 200
     time_limit: float = 600.0
     runtime: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from edge_dl import models
 from edge_dl.bundle import Bundle, Limits, Manifest, write_bundle
 from edge_dl.converters import export
 from edge_dl.converters.calibration import Calibration
+from edge_dl.converters.internal_states import RESET, keep_inside
 from edge_dl.converters.quantization import quantize
 from edge_dl.data import Dataset, Split
 from edge_dl.recipe import SpeechConfig, Task
@@ -77,6 +78,7 @@ def bundle(
     integer_io: bool = False,
     task: str = "classification",
     labels: tuple[str, ...] = LABELS,
+    internal_states: bool = False,
 ) -> Bundle:
     """Export a model as a stream, quantize it and write its bundle, all in this process."""
     record = export(model, folder / "export", Lowering.STREAM)
@@ -85,6 +87,8 @@ def bundle(
     name = record.stream.input
     calibration = None if samples is None else Calibration({name: samples}, np.zeros(0, np.int64))
     made = quantize(record, spec, folder / "model.tflite", calibration)
+    if internal_states:
+        made = keep_inside(made)
     (given,) = record.signature.inputs
     clip = np.zeros((1, record.stream.clip, *given.shape[2:]), given.dtype)
     outputs = {item.name: np.zeros((1, *item.shape[1:]), item.dtype) for item in record.signature.outputs}
@@ -101,6 +105,7 @@ def bundle(
             signature=made.signature,
             stream=record.stream,
             limits=Limits(),
+            reset=RESET if internal_states else None,
         ),
         golden_inputs={name: clip},
         golden_outputs=outputs,

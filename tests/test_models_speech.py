@@ -63,6 +63,17 @@ def test_every_network_gives_probabilities(network: str, normalization: str) -> 
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_a_window_of_attention_is_in_seconds() -> None:
+    """A token each 40 ms; where they stand is told by their distance, in place of positions that fit one clip."""
+    data = sounds(4_000)
+    model = build(SpeechConfig("transformer", attention_window=0.2), data)
+    assert [model.get_layer(f"block_{number}_attention").window for number in (1, 2, 3)] == [5, 5, 5]
+    assert "positions" not in {layer.name for layer in model.layers}
+    np.testing.assert_allclose(np.asarray(model(data.test.x)["label"]).sum(axis=1), 1, rtol=1e-5)
+    whole = build(SpeechConfig("transformer"), data)
+    assert "positions" in {layer.name for layer in whole.layers}
+
+
 def strings(length: int = 8_000, words: int = 3) -> Dataset:
     data = sounds(length)
 
@@ -141,6 +152,10 @@ def test_settings_say_what_the_features_are() -> None:
         ({"network": "crnn", "units": (8, 8)}, "at least 3 layers"),
         ({"network": "transformer", "units": (8, 16)}, "one number of units"),
         ({"network": "transformer", "heads": 3}, "model.heads"),
+        ({"attention_window": 0.5}, "network transformer"),
+        ({"network": "transformer", "attention_window": -1.0}, "model.attention_window"),
+        ({"network": "transformer", "attention_window": 0.05}, "two tokens at least"),
+        ({"network": "transformer", "attention_window": 0.5, "hop": 0.0}, "hop"),
         ({"hop": 0.04}, "window of 240 samples, a hop of 320"),
         ({"highest": 5_000.0}, "half the rate"),
     ],

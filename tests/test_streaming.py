@@ -21,6 +21,7 @@ from edge_dl.converters.sources import KerasSource
 from edge_dl.converters.stream_plan import plan_stream
 from edge_dl.converters.streaming import trace_stream
 from edge_dl.errors import RefusedError
+from edge_dl.models import WindowedSelfAttention
 from edge_dl.models.speech import NETWORKS
 from edge_dl.recipe import SpeechConfig
 from edge_dl.runtime import StreamSession, open_session
@@ -29,6 +30,7 @@ from edge_dl.variants import Lowering, Quantization
 
 EQUAL = 1e-4
 SMALL = {"ds-cnn": (16, 16, 16), "crnn": (4, 8, 12), "lstm": (12, 12), "transformer": (16, 16)}
+WINDOWED = "windowed transformer"  # the transformer with model.attention_window
 # Pairs of network and padding along time that stream, and what their answers are equal to.
 STREAMS = {
     ("ds-cnn", "valid"): "window",
@@ -38,10 +40,14 @@ STREAMS = {
     ("lstm", "same"): "start",
     ("transformer", "valid"): "window",
     ("transformer", "causal"): "start",
+    (WINDOWED, "valid"): "start",
+    (WINDOWED, "causal"): "start",
 }
 
 
 def config(name: str, padding: str, **changes: Any) -> SpeechConfig:
+    if name == WINDOWED:
+        return config("transformer", padding, attention_window=0.32, **changes)
     return SpeechConfig(name, padding=padding, bands=20, units=SMALL[name], **changes)
 
 
@@ -117,7 +123,7 @@ def test_running_normalization_streams(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[:count], expected[:count], atol=EQUAL)
 
 
-@pytest.mark.parametrize("name", ["ds-cnn", "crnn", "lstm"])
+@pytest.mark.parametrize("name", ["ds-cnn", "crnn", "lstm", WINDOWED])
 @pytest.mark.parametrize("quantization", [Quantization.DYNAMIC, Quantization.INT8])
 def test_quantized_streams_answer_as_their_clips(name: str, quantization: Quantization, tmp_path: Path) -> None:
     model = network(config(name, "valid"))
@@ -125,7 +131,8 @@ def test_quantized_streams_answer_as_their_clips(name: str, quantization: Quanti
     made = stream_bundles.bundle(model, tmp_path, quantization, samples)
     expected = np.asarray(model(samples)["label"])
     got = open_session(made.folder).predict({"sound": samples})["label"]
-    assert np.abs(got - expected).max() < 0.05
+    # The transformer that sees the whole clip loses as much: 0.051 and 0.083.
+    assert np.abs(got - expected).max() < (0.12 if name == WINDOWED else 0.05)
     weights = made.model.read_bytes()
     assert len(weights) < 60_000
 
@@ -165,6 +172,18 @@ def test_normalization_by_the_utterance_is_refused_by_name() -> None:
     assert "running" in refusal.todo
     with pytest.raises(RefusedError, match="'normalize' cannot be lowered as stream"):
         trace_stream(*_described(network(config("lstm", "valid", normalization="utterance"))))
+
+
+def test_windowed_attention_computes_nothing_again() -> None:
+    """A whole-clip transformer's attention is computed anew for every packet, a windowed one's is carried on."""
+    whole, windowed = (plan_stream(*_described(network(config(name, "valid")))) for name in ("transformer", WINDOWED))
+    # All that follows the positions, which fit one clip, is computed anew; of a windowed one the mean over the clip is.
+    assert whole.recomputed == ["positions"]
+    assert windowed.recomputed == ["pool"]
+    # Keys and values of 7 tokens before each one, and which of them there were, in both blocks.
+    shapes = [need.shape for need in windowed.needs]
+    assert shapes.count((1, 2, 7, 8)) == 4
+    assert shapes.count((1, 1, 1, 7)) == 2
 
 
 def _described(model: keras.Model) -> tuple[keras.Model, Any]:
@@ -208,7 +227,26 @@ def nested() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2)(layers.LSTM(5)(h)))
 
 
+def attending(**settings: Any) -> keras.Model:
+    """Keras' own self-attention, which sees whole clips: it is computed anew for every packet."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((40, 3))
+    h = layers.Conv1D(8, 5, strides=2)(inputs)
+    h = layers.Add()([h, layers.MultiHeadAttention(2, 4, name="attention")(h, h, **settings)])
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+    shake(model)
+    return model
+
+
 OWN = {
+    "attention": attending,
+    "causal attention": lambda: attending(use_causal_mask=True),
+    "windowed attention": lambda: sequential(
+        layers.Conv1D(8, 5, strides=2), WindowedSelfAttention(2, 6), layers.GlobalAveragePooling1D(), layers.Dense(2)
+    ),
+    "windowed attention to several steps a packet": lambda: sequential(
+        WindowedSelfAttention(1, 4), layers.Conv1D(4, 3, strides=3), layers.GlobalMaxPooling1D()
+    ),
     "convolution and pools": lambda: sequential(
         layers.Conv1D(4, 3), layers.MaxPooling1D(2), layers.SeparableConv1D(4, 3), layers.AveragePooling1D(3),
         layers.Flatten(), layers.Dense(2),
@@ -253,6 +291,24 @@ def test_models_of_ones_own_stream(name: str, tmp_path: Path) -> None:
     expected = np.asarray(model(clips))
     (got,) = open_session(made.folder).predict(clips).values()
     np.testing.assert_allclose(got, expected, atol=EQUAL)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_causal_mask": True}], ids=["both ways", "causal"])
+def test_keras_attention_is_computed_anew(settings: dict[str, Any]) -> None:
+    plan = plan_stream(*_described(attending(**settings)))
+    assert "attention" in plan.recomputed
+    assert not plan.remembers
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT16X8])
+@pytest.mark.parametrize("name", ["causal attention", "windowed attention"])
+def test_a_mask_leaves_scores_their_scale(name: str, quantization: Quantization, tmp_path: Path) -> None:
+    """With one scale for both, answers are off by .26 to .89."""
+    model = OWN[name]()
+    clips = np.random.default_rng(2).standard_normal((16, 40, 3)).astype(np.float32)
+    made = stream_bundles.bundle(model, tmp_path, quantization, clips)
+    (got,) = open_session(made.folder).predict(clips).values()
+    assert np.abs(got - np.asarray(model(clips))).max() < 0.04
 
 
 def test_windows_slide_over_a_stream(tmp_path: Path) -> None:
@@ -369,3 +425,55 @@ def test_layers_of_ones_own_may_remember(tmp_path: Path) -> None:
     clips = np.random.default_rng(2).standard_normal((3, made.manifest.stream.clip, 3)).astype(np.float32)
     (got,) = open_session(made.folder).predict(clips).values()
     np.testing.assert_allclose(got, np.asarray(model(clips)), atol=EQUAL)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Mean(layers.Layer):
+    """The layer of docs/speech.md: the mean of all frames so far."""
+
+    def state_shape(self, input_shape: Any) -> dict[str, tuple[int, ...]]:
+        return {"sum": (input_shape[0], input_shape[2]), "count": (input_shape[0], 1)}
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        sums = state["sum"][:, None] + ops.cumsum(inputs, axis=1)
+        counts = state["count"][:, None] + ops.reshape(ops.arange(1.0, inputs.shape[1] + 1), (1, -1, 1))
+        return sums / counts, {"sum": sums[:, -1], "count": counts[:, -1]}
+
+    def call(self, inputs: Any) -> Any:
+        return self.advance(inputs, {"sum": ops.zeros_like(inputs[:, 0]), "count": ops.zeros_like(inputs[:, 0, :1])})[0]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+def test_layers_of_ones_own_may_remember_several_things(tmp_path: Path) -> None:
+    model = sequential(layers.Conv1D(4, 4, strides=2), Mean(), layers.Conv1D(3, 3), layers.GlobalMaxPooling1D())
+    made = stream_bundles.bundle(model, tmp_path)
+    clips = np.random.default_rng(2).standard_normal((3, 40, 3)).astype(np.float32)
+    (got,) = open_session(made.folder).predict(clips).values()
+    np.testing.assert_allclose(got, np.asarray(model(clips)), atol=EQUAL)
+    shapes = [state.shape for state in made.manifest.signature.states]
+    assert (1, 4) in shapes
+    assert (1, 1) in shapes
+
+
+class Mistaken(Mean):
+    """It gives its states in another form than it takes them."""
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        answer, after = super().advance(inputs, state)
+        return answer, after["sum"]
+
+
+class Growing(Mean):
+    """It gives a state of another shape than it says."""
+
+    def advance(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        answer, after = super().advance(inputs, {**state, "count": state["count"][:, :1]})
+        return answer, {**after, "count": ops.concatenate([after["count"]] * 2, axis=1)}
+
+
+@pytest.mark.parametrize("kind", [Mistaken, Growing])
+def test_states_given_in_another_form_are_refused_by_name(kind: type[Mean]) -> None:
+    with pytest.raises(RefusedError, match=r"'mine'.*state_shape"):
+        trace_stream(*_described(sequential(kind(name="mine"), layers.GlobalMaxPooling1D())))

@@ -106,6 +106,8 @@ class Trace:
 
     def stored(self, index: int) -> np.ndarray | None:
         """A tensor as the last call left it; None where the interpreter does not give it."""
+        if self.main.tensors[index].dtype == "resource":
+            return None  # LiteRT ends the process when it is asked for a variable's handle.
         try:
             return self.session.interpreter.get_tensor(index)
         except (ValueError, RuntimeError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_dl.models.resizing import Resize
     from edge_dl.models.scaling import LastObservation, Standardize, Unstandardize
     from edge_dl.models.spectra import SpeechFeatures
+    from edge_dl.models.windowed_attention import WindowedSelfAttention
 
 _WHERE = {
     "AdditiveAttentionPooling": "edge_dl.models.attention",
@@ -36,6 +37,7 @@ _WHERE = {
     "Standardize": "edge_dl.models.scaling",
     "Unstandardize": "edge_dl.models.scaling",
     "UtteranceNormalization": "edge_dl.models.normalizing",
+    "WindowedSelfAttention": "edge_dl.models.windowed_attention",
     "build": "edge_dl.models.building",
     "widest": "edge_dl.models.building",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "Standardize",
     "Unstandardize",
     "UtteranceNormalization",
+    "WindowedSelfAttention",
     "build",
     "register",
     "widest",
@@ -72,7 +75,8 @@ def register() -> None:
     import edge_dl.models.positions
     import edge_dl.models.resizing
     import edge_dl.models.scaling
-    import edge_dl.models.spectra  # noqa: F401
+    import edge_dl.models.spectra
+    import edge_dl.models.windowed_attention  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ from edge_dl.models.positions import LearnedPositions
 from edge_dl.models.scaling import Standardize
 from edge_dl.models.settings import below_one, not_negative, one_of
 from edge_dl.models.spectra import TRANSFORMS, SpeechFeatures
+from edge_dl.models.windowed_attention import WindowedSelfAttention
 from edge_dl.recipe import SpeechConfig, Task
 from edge_dl.runtime.spectra import Spectrum, features
 
@@ -33,6 +34,7 @@ NORMALIZATIONS = ("fitted", "utterance", "running", "none")
 PADDINGS = ("same", "valid", "causal")
 # Above it telephones and MP3 have nothing, and speech has little.
 HIGHEST = 7_600.0
+_TOKEN_FRAMES = 2  # frames from one answer of `_along_time` to the next
 # Mean and deviation of a feature are known well enough from so many sounds.
 FITTED_SOUNDS = 1_000
 
@@ -125,17 +127,23 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
     """A keyword transformer (Berg, O'Connor & Cruz 2021): three blocks of self-attention, 64 units each, averaged.
 
     Two frames become one token by a convolution with stride 2; where a token stands is learned. Blocks normalize before
-    attention and before the dense layers (Xiong et al. 2020), which needs no warm-up.
+    attention and before the dense layers (Xiong et al. 2020), which needs no warm-up. With `attention_window`, a token
+    attends to those that long before it and no others, and where they stand is told by their distance.
     """
     blocks = config.units or (64,) * 3
     h = _along_time(h, config, blocks[0], "tokens")
-    h = LearnedPositions(name="positions")(h)
+    window = attention_tokens(config)
+    if not window:
+        h = LearnedPositions(name="positions")(h)
     for number, units in enumerate(blocks, start=1):
         name = f"block_{number}"
         branch = keras.layers.LayerNormalization(name=f"{name}_attention_norm")(h)
-        branch = keras.layers.MultiHeadAttention(config.heads, units // config.heads, name=f"{name}_attention")(
-            branch, branch
-        )
+        if window:
+            branch = WindowedSelfAttention(config.heads, window, name=f"{name}_attention")(branch)
+        else:
+            branch = keras.layers.MultiHeadAttention(config.heads, units // config.heads, name=f"{name}_attention")(
+                branch, branch
+            )
         h = keras.layers.Add(name=f"{name}_attention_add")([h, _dropout(branch, config, f"{name}_attention_dropout")])
         branch = keras.layers.LayerNormalization(name=f"{name}_dense_norm")(h)
         branch = keras.layers.Dense(
@@ -145,6 +153,11 @@ def transformer(h: Any, config: SpeechConfig) -> Any:
         h = keras.layers.Add(name=f"{name}_dense_add")([h, _dropout(branch, config, f"{name}_dense_dropout")])
     h = keras.layers.LayerNormalization(name="norm")(h)
     return keras.layers.GlobalAveragePooling1D(name="pool")(h)
+
+
+def attention_tokens(config: SpeechConfig) -> int:
+    """Tokens that one of a transformer attends to, its own among them; 0: all of the clip's."""
+    return round(config.attention_window / (_TOKEN_FRAMES * config.hop))
 
 
 def ctc(h: Any, config: SpeechConfig) -> Any:
@@ -241,7 +254,13 @@ def _along_time(h: Any, config: SpeechConfig, channels: int, name: str, **settin
     if config.padding == "valid":
         _require_frames_for(h.shape[1], 5)
     return keras.layers.Conv1D(
-        channels, 5, strides=2, padding=config.padding, kernel_regularizer=_penalty(config), name=name, **settings
+        channels,
+        5,
+        strides=_TOKEN_FRAMES,
+        padding=config.padding,
+        kernel_regularizer=_penalty(config),
+        name=name,
+        **settings,
     )(h)
 
 
@@ -304,6 +323,15 @@ def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
             f"model.units of {config.network} must name at least {least} layers, each of at least 1.",
             received=str(config.units),
         )
+    not_negative(config, "l2", "attention_window")
+    if config.attention_window and config.network != "transformer":
+        raise UsageError("model.attention_window is for the network transformer.", received=f"{config.network}")
+    # A hop of nothing is refused with the features.
+    if config.attention_window and config.hop > 0 and attention_tokens(config) < 2:
+        raise UsageError(
+            "model.attention_window must hold two tokens at least.",
+            received=f"{config.attention_window:g} s, with a token each {_TOKEN_FRAMES * config.hop:g} s",
+        )
     if config.network == "transformer":
         sizes = set(config.units or (64,))
         if len(sizes) > 1 or config.heads < 1 or min(sizes) % config.heads:
@@ -312,4 +340,3 @@ def _check(task: Task, config: SpeechConfig, dataset: Dataset) -> None:
                 received=f"model.units={config.units}, model.heads={config.heads}",
             )
     below_one(config, "dropout", "mask_time", "mask_bands", "memory")
-    not_negative(config, "l2")

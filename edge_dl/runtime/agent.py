@@ -130,6 +130,8 @@ def to_raw(values: Any, spec: Spec) -> np.ndarray:
     Raises:
         usage error: not numbers, NaN or infinity, fractions or out-of-range values for an integer input.
     """
+    if type(values) is np.ndarray and spec.scale == 0.0 and values.dtype == spec.dtype and values.dtype.kind in "iub":
+        return np.ascontiguousarray(values)  # Samples and tokens as they are stored: nothing can be wrong with them.
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -465,7 +467,7 @@ class Interpreter:
         names are not all capitals) can do what they like: these count as keeping something.
         """
         names = self.operators()
-        known = re.compile(r"(?!(.*(LSTM|RNN|SVDF)|WHILE|IF|CALL|CALL_ONCE)$)[A-Z0-9_]+")
+        known = re.compile(r"(?!(.*(LSTM|RNN|SVDF|_VARIABLE)|WHILE|IF|CALL|CALL_ONCE)$)[A-Z0-9_]+")
         return not names or not all(known.fullmatch(name) for name in names)
 
 
@@ -536,6 +538,9 @@ def read_manifest(folder: str, *, check_hashes: bool = True) -> dict[str, Any]:
         _check_sequence(manifest, signature)
         _check_encoder(manifest, signature)
         _check_translation(manifest, signature, set(members))
+        reset = manifest.get("reset")
+        if reset is not None and (not isinstance(reset, str) or not reset or signature.get("states")):
+            raise ValueError(f"reset {reset!r}, or states beside it")
         if not all(limit is None or type(limit) in (int, float) for limit in manifest.get("limits", {}).values()):
             raise ValueError(f"limits {manifest['limits']}")
     except FileNotFoundError:
@@ -754,6 +759,8 @@ class Session:
         self._encoder = self.interpreter.view(encoder["key"]) if encoder else None
         if self._encoder is not None:
             _check_edges(encoder, self._encoder)
+        reset = (self.manifest or {}).get("reset")
+        self._resetting = self.interpreter.view(reset) if reset else None
         self.beams = int(((self.manifest or {}).get("beams") or {}).get("count", 0))
         self._rows = 0  # Of a session of beams, how many they are.
         self._prepare()
@@ -866,6 +873,10 @@ class Session:
     def reset(self) -> None:
         """Every state back to real zero, the model's own variables too; a source that was encoded is forgotten."""
         self.interpreter.reset()
+        if self._resetting is not None:
+            # States that the file keeps itself: real zeros begin a new sequence or stream.
+            specs = self._resetting.inputs.values()
+            self._resetting.invoke({spec.name: np.full(spec.shape, spec.zero_point, spec.dtype) for spec in specs})
         self._calls = 0
         self._held = None
         for state in self.states:

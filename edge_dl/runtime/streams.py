@@ -6,7 +6,6 @@ It runs a bundle of the lowering `stream`. NumPy and an interpreter are all it n
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,7 @@ class Detector:
 
     def hear(self, smoothed: np.ndarray, end: int) -> Detection | None:
         """The word that fires with the scores of the packet that ended at sample `end`, or None."""
-        best = int(np.argmax(smoothed))
+        best = int(smoothed.argmax())
         if end < self._silent_until or not self._fires[best] or smoothed[best] < self.threshold:
             return None
         self._silent_until = end + self.pause
@@ -134,8 +133,8 @@ class StreamSession:
         self._packets = Packets(self.session)
         self.rate, self.packet = self._packets.rate, self._packets.size
         self._lead, self._clip, self._first = self._packets.lead, int(stream["clip"]), int(output["first"])
-        classes = spec.shape[1]
-        self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(classes))
+        self._classes = spec.shape[1]
+        self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(self._classes))
         for name, value, low, high in (("threshold", threshold, 0.0, 1.0), ("smoothing", smoothing, 0.0, 60.0)):
             if not low <= value <= high:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}.", received=str(value))
@@ -157,7 +156,8 @@ class StreamSession:
         self.session.reset()
         self._packets.reset()
         self._calls = 0
-        self._recent: deque[np.ndarray] = deque(maxlen=self._averaged)
+        self._recent = np.zeros((self._averaged, self._classes), np.float32)
+        self._known = 0
         self.detector.reset()
 
     @property
@@ -187,7 +187,10 @@ class StreamSession:
         self._calls += 1
         if self._calls <= self._first:
             return None
-        self._recent.append(values)
-        smoothed = np.stack(self._recent).mean(axis=0, dtype=np.float32)
+        # A ring of the last scores: `numpy.stack` and `mean` would cost as much as a small model.
+        self._recent[self._known % self._averaged] = values
+        self._known += 1
+        count = min(self._known, self._averaged)
+        smoothed = np.add.reduce(self._recent[:count], axis=0) / np.float32(count)
         end = self._calls * self.packet - self._lead
         return Score(end, values, smoothed, self.detector.hear(smoothed, end))
