@@ -6,6 +6,7 @@ gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edge_dl.checks.graph import parse_graph
+from edge_dl.errors import UsageError
 
 WORDS = (0, 1, 2, 4, 127, 255, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFC)
 SIZES = (-(2**31), -1, 0, 1, 2, 7, 2**16, 2**30, 2**31 - 1)
@@ -34,10 +36,14 @@ NAMES = (
 
 @lru_cache(maxsize=128)
 def structure(model: bytes) -> np.ndarray:
-    """Offsets of the bytes that are not content of a buffer: tables, offsets, lengths, names, shapes."""
+    """Offsets of the bytes that are not content of a buffer: tables, offsets, lengths, names, shapes.
+
+    All of them where the model is damaged already: a bundle's may be damaged more than once.
+    """
     inside = np.ones(len(model), bool)
-    for offset, length in parse_graph(model).places:
-        inside[offset : offset + length] = False
+    with contextlib.suppress(UsageError):
+        for offset, length in parse_graph(model).places:
+            inside[offset : offset + length] = False
     return np.flatnonzero(inside)
 
 

@@ -63,6 +63,12 @@ def test_the_same_seed_gives_the_same_files(seeds: list[Seed], tmp_path: Path) -
         assert written[0] == written[1]
 
 
+def test_a_damaged_model_can_be_damaged_again(seeds: list[Seed]) -> None:
+    model = seeds[0].model[: len(seeds[0].model) // 2]
+    for number in range(50):
+        mutate_model(model, np.random.default_rng(number), [model])
+
+
 @pytest.mark.parametrize(
     ("answer", "out", "err", "word"),
     [
