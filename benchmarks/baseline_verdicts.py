@@ -3,9 +3,9 @@
     python benchmarks/baseline_verdicts.py [--same 35] [--slower 17] [--models NAME ...] [--out FILE]
 
 Three models are made with TensorFlow in a child process, each with a larger sibling: convolutions with 22 layers for 20
-and 24 for 20, a recurrent layer with 58 steps for 50. Then pytest runs three times in a project of its own, as a user's
-CI would: once with --edge-update-baseline, once with the same models under other names (every failure is wrong), once
-with the larger ones (every pass is wrong). All of it is pinned to one core; run it on a machine that does nothing else.
+and 24 for 20, a recurrent layer with 58 steps for 50. pytest runs in a project of its own, as a user's CI would: once
+with --edge-update-baseline, then again and again with the same models under other names (every failure is wrong) and
+with the larger ones (every pass is wrong). All of it is pinned to one core. Ctrl-C ends it with what there is so far.
 
 The table also says what the stored numbers alone would have told: how far apart the medians of one and the same model
 are in two sessions, which is what `edge_dl.testing.results.SESSIONS` must allow for.
@@ -14,14 +14,14 @@ are in two sessions, which is what `edge_dl.testing.results.SESSIONS` must allow
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,8 @@ TEST = """
 import os
 import pytest
 
-@pytest.mark.parametrize("number", range(int(os.environ["STUDY_COUNT"])))
 @pytest.mark.parametrize("model", os.environ["STUDY_MODELS"].split(","))
-def test_speed(edge_latency, model, number):
+def test_speed(edge_latency, model):
     assert edge_latency(os.path.join(os.environ["STUDY_FOLDER"], model))
 """
 
@@ -115,31 +114,30 @@ def _write_bundle(folder: Path, name: str, model: bytes, shape: tuple[int, ...],
     write_bundle(folder, model, manifest, golden_inputs={"x": sample}, golden_outputs=golden)
 
 
-def session(project: Path, bundles: Path, names: list[str], count: int, *arguments: str) -> Iterator[dict[str, Any]]:
+def session(project: Path, bundles: Path, names: list[str], *arguments: str) -> list[dict[str, Any]]:
     """Run pytest on a folder of bundles; gives what every test found."""
-    report = project / f"{bundles.name}.xml"
-    environment = {
-        **os.environ, "STUDY_FOLDER": str(bundles), "STUDY_MODELS": ",".join(names), "STUDY_COUNT": str(count),
-    }  # fmt: skip
+    report = project / "report.xml"
+    environment = {**os.environ, "STUDY_FOLDER": str(bundles), "STUDY_MODELS": ",".join(names)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)
+    tests = []
     for case in ElementTree.parse(report).iter("testcase"):
-        name = str(case.get("name"))
+        model = str(case.get("name")).partition("-")[2].removesuffix("]")
         found = {str(item.get("name")): str(item.get("value")) for item in case.iter("property")}
         numbers = {key.partition(".")[2]: float(found[key]) for key in found if key.startswith("latency.p50")}
-        failed = case.find("failure") is not None
-        yield {"test": name, "model": name.rpartition("-")[0].partition("-")[2], "failed": failed, **numbers}
+        tests.append({"model": model, "failed": case.find("failure") is not None, **numbers})
+    return tests
 
 
-def row(name: str, bundles: str, found: list[dict[str, Any]], stored: dict[str, float]) -> dict[str, Any]:
+def row(name: str, against: str, found: list[dict[str, Any]], stored: float) -> dict[str, Any]:
     """One line of the table."""
     ratios = np.array([item["p50.ratio"] for item in found])
-    apart = np.array([item["p50"] / stored[item["test"]] for item in found])
+    apart = np.array([item["p50"] / stored for item in found])
     return {
         "model": name,
-        "against": bundles,
+        "against": against,
         "p50_ms": float(np.median([item["p50"] for item in found])),
         "comparisons": len(found),
         "failed": sum(item["failed"] for item in found),
@@ -187,35 +185,42 @@ def main() -> None:
         (project / "pytest.ini").write_text("[pytest]\n")
         build_command = [sys.executable, __file__, "--build", str(folder), "--models", *arguments.models]
         subprocess.run(build_command, check=True, stderr=subprocess.DEVNULL)
-        count = max(arguments.same, arguments.slower)
         stored = {
-            item["test"]: item["p50"]
-            for item in session(project, folder / "baseline", arguments.models, count, "--edge-update-baseline")
+            item["model"]: item["p50"]
+            for item in session(project, folder / "baseline", arguments.models, "--edge-update-baseline")
         }
         kept = sum(path.stat().st_size for path in (project / ".edge-dl").rglob("*") if path.is_file())
-        say(f"{len(stored)} baselines of {len(arguments.models)} models take {kept / 1024:.0f} KB")
-        rows, everything = [], []
-        new, old = ([f"{word}>{factor}x" for factor in FACTORS] for word in ("", "old"))
-        columns = ("model", "against", "p50 ms", "n", "failed", *new, "ratio", "spread", "half", *old, "old margin",
-                   "old from", "old to")  # fmt: skip
-        say("".join(f"{column:>11}" for column in columns))
-        for bundles, number, word in (("same", arguments.same, "itself"), ("slower", arguments.slower, "larger")):
-            condition = ("--edge-fail", f"latency.p50 > {FACTOR}x")
-            found = list(session(project, folder / bundles, arguments.models, number, *condition)) if number else []
-            everything += [{"against": word, **item} for item in found]
-            for model in arguments.models:
-                mine = [item for item in found if item["model"] == model]
-                if not mine:
-                    continue
-                line = row(model, word, mine, stored)
-                rows.append(line)
-                say(
-                    f"{model:>11}{word:>11}{line['p50_ms']:>11.4f}{line['comparisons']:>11}{line['failed']:>11}"
-                    + "".join(f"{line[f'failed_{factor}x']:>11}" for factor in FACTORS)
-                    + f"{line['ratio']:>11.4f}{line['spread']:>11.4f}{line['half_width']:>11.4f}"
-                    + "".join(f"{line[f'stored_{factor}x']:>11}" for factor in FACTORS)
-                    + f"{line['stored_with_margin']:>11}{line['sessions_low']:>11.3f}{line['sessions_high']:>11.3f}"
-                )
+        say(f"the baselines of {len(stored)} models take {kept / 1024:.0f} KB")
+        everything: list[dict[str, Any]] = []
+        condition = ("--edge-fail", f"latency.p50 > {FACTOR}x")
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(max(arguments.same, arguments.slower)):
+                for bundles, count, word in (
+                    ("same", arguments.same, "itself"),
+                    ("slower", arguments.slower, "larger"),
+                ):
+                    if number < count:
+                        found = session(project, folder / bundles, arguments.models, *condition)
+                        everything += [{"against": word, **item} for item in found]
+    rows = []
+    new, old = ([f"{word}>{factor}x" for factor in FACTORS] for word in ("", "old"))
+    columns = ("model", "against", "p50 ms", "n", "failed", *new, "ratio", "spread", "half", *old, "old margin",
+               "old from", "old to")  # fmt: skip
+    say("".join(f"{column:>11}" for column in columns))
+    for word in ("itself", "larger"):
+        for model in arguments.models:
+            mine = [item for item in everything if item["model"] == model and item["against"] == word]
+            if not mine:
+                continue
+            line = row(model, word, mine, stored[model])
+            rows.append(line)
+            say(
+                f"{model:>11}{word:>11}{line['p50_ms']:>11.4f}{line['comparisons']:>11}{line['failed']:>11}"
+                + "".join(f"{line[f'failed_{factor}x']:>11}" for factor in FACTORS)
+                + f"{line['ratio']:>11.4f}{line['spread']:>11.4f}{line['half_width']:>11.4f}"
+                + "".join(f"{line[f'stored_{factor}x']:>11}" for factor in FACTORS)
+                + f"{line['stored_with_margin']:>11}{line['sessions_low']:>11.3f}{line['sessions_high']:>11.3f}"
+            )
     for word, wrong in (("itself", "fail"), ("larger", "pass")):
         mine = [item for item in everything if item["against"] == word]
         failures = sum(item["failed"] for item in mine)
@@ -224,7 +229,7 @@ def main() -> None:
     say(f"{(time.perf_counter() - started) / 60:.0f} minutes")
     write_atomic(arguments.out, "\n".join(lines) + "\n")
     record = {"machine": facts, "versions": versions, "rows": rows, "comparisons": everything}
-    write_json(arguments.out.with_suffix(".json"), json.loads(json.dumps(record)))
+    write_json(arguments.out.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":

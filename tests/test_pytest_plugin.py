@@ -388,7 +388,7 @@ def test_a_slower_model_fails_against_its_baseline(pytester: pytest.Pytester, tf
 
 
 def test_numbers_of_another_session_decide_nothing(pytester: pytest.Pytester, tflite: Tflite, slow: Path) -> None:
-    """A machine that was a thousand times as fast when the baseline was stored fails nobody; nor the other way round."""
+    """A machine that was 1000 times as fast when the baseline was stored fails nobody, nor the other way round."""
     put_bundle(pytester.path / "bundle", tflite("conv-float32"))
     pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
     pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle')")

@@ -241,7 +241,7 @@ def check(
     ],
     json: Json = False,
 ) -> None:
-    """Will it load in another runtime? Operator by operator, from tables. Exit code 1: not in one of them."""
+    """Will it load in another runtime, and be right? Operator by operator, from tables. Exit code 1: not everywhere."""
     from edge_dl.cli import compatibility
 
     compatibility.check(what, runtime, json=json)
