@@ -233,7 +233,7 @@ def _by_interval(condition: Condition, ratio: Ratio) -> Check:
         )
         if 1 <= factor < 1 + MARGIN:
             factor = 1 + MARGIN
-            message += f"; less than {MARGIN:.0%} cannot be told apart"
+            message += f"; less than {100 * MARGIN:.0f} % cannot be told apart"
         message += f"; fails when all of the interval is {condition.operator} {factor:g}."
     broken = condition.broken_by(ratio.low, factor)
     return Check("--edge-fail", Verdict.FAIL if broken else Verdict.PASS, message, value=ratio.value, limit=factor)
