@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import tflite_models as models
+import translation_bundles as translations
+import translation_models as networks
 from fake_adbd import FakeAdbd
 from target_hosts import find_tool, free_port
 
@@ -98,6 +100,20 @@ def test_a_bundle_is_pushed_run_and_fetched(phone: Callable[..., FakeAdbd], bund
         "battery_temperature_c": 31.2, "charging": True, **{k: v for k, v in found.facts.items() if k == "governor"},
     }  # fmt: skip
     assert len([path for path in device.pushed if path.endswith("model.tflite")]) == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_is_pushed_with_its_tables(phone: Callable[..., FakeAdbd], tmp_path: Path) -> None:
+    translator = translations.bundle(
+        translations.lively(networks.tutorial("gru", "dot")), tmp_path / "made", words=translations.tables()
+    )
+    device = phone()
+    found = check(translator.folder, address(device, tmp_path))
+    assert not found.error, found.received
+    assert found.parity.passed, found.parity.message
+    assert [item.differing for item in found.differences] == [0] * len(found.differences)
+    assert len([path for path in device.pushed if path.endswith("text.json")]) == 1
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

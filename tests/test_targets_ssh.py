@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tflite_models as models
+import translation_bundles as translations
+import translation_models as networks
 from target_hosts import Server
 
 from edge_dl.bundle import read_bundle
@@ -22,6 +24,7 @@ from edge_dl.files import write_json
 from edge_dl.runtime.targets import processes, ssh
 from edge_dl.runtime.targets.opening import open_target
 from edge_dl.runtime.targets.ssh import SshConnection
+from edge_dl.variants import Quantization
 
 pytestmark = [
     pytest.mark.slow,
@@ -418,3 +421,22 @@ def test_results_go_into_the_run_folder(server: Server, tflite: Callable[[str], 
             path.name for path in (run / "targets").iterdir() if path.name.startswith("ssh"))  # fmt: skip
         assert TargetResult.from_json(read_json(run / "targets" / folder / f"{result.variant}.json")) == result
     assert results[1].differences[0].scale > 0  # Float at the edge, integers one operator before.
+
+
+@pytest.mark.parametrize("quantization", [Quantization.FLOAT32, Quantization.FLOAT16])
+def test_an_encoder_decoder_answers_there(server: Server, tmp_path: Path, quantization: Quantization) -> None:
+    """Three signatures in one file, tables beside it: every position's answers come back as they are here."""
+    translator = translations.bundle(
+        translations.lively(networks.tutorial("lstm", "additive")), tmp_path / "made", quantization,
+        words=translations.tables(),
+    )  # fmt: skip
+    there, local = check(translator.folder, server.address)
+    assert not there.error, there.received
+    assert there.parity.passed, there.parity.message
+    assert {item.name for item in there.differences} == {"next_token", "attention"}
+    assert [item.differing for item in there.differences] == [0, 0]
+    assert there.run is not None
+    assert local.run is not None
+    (timed,) = bench_on(translator.folder, [open_target(server.address)], rounds=2)
+    assert timed.timing is not None, timed.received
+    assert list((server.folder / "work").iterdir()) == []
