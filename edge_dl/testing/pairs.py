@@ -19,8 +19,11 @@ from edge_dl.runtime.targets.base import Connection
 
 OPENINGS = Settings.blocks
 MARGIN = Settings.margin
-ROUND_SECONDS = 0.005
-OPENING_SECONDS = 4.0
+CALLS = 12
+"""So many calls a round are aimed at, within ROUND_MS: of fewer the lower quartile is soon one that was interrupted."""
+
+ROUND_MS = (5.0, 20.0)
+OPENING_MS = 4000.0
 """How long the rounds of one opening may take: slow models get fewer of them."""
 
 LEAST_ROUNDS = 3
@@ -68,12 +71,15 @@ def time_pair(
     Raises:
         EdgeError: the target cannot run one of them, or broke.
     """
-    rounds = int(np.clip(OPENING_SECONDS * 1e3 / (4 * max(call_ms, 1e-6)), LEAST_ROUNDS, Settings.rounds))
+    round_ms = float(np.clip(CALLS * call_ms, *ROUND_MS))
+    # Of two models, with the call before each stretch that is not counted.
+    whole_ms = 2 * (max(round_ms, call_ms) + call_ms)
+    rounds = int(np.clip(OPENING_MS / whole_ms, LEAST_ROUNDS, Settings.rounds))
     logs: list[np.ndarray] = []
     found: list[tuple[Timing, Timing]] = []
     for opening in range(OPENINGS):
         first, second = (bundle, earlier) if opening % 2 == 0 else (earlier, bundle)
-        pair = connection.measure_pair(first, second, rounds=rounds, round_seconds=ROUND_SECONDS, timeout=time_limit)
+        pair = connection.measure_pair(first, second, rounds=rounds, round_seconds=round_ms / 1e3, timeout=time_limit)
         turn = 1 if first is bundle else -1
         mine, its = pair.rounds_ms[::turn]
         logs.append(_log(mine) - _log(its))
