@@ -1,4 +1,4 @@
-"""Making a variant that certain runtimes load: convert, look into the tables, convert again with what they ask for."""
+"""Making a variant that certain runtimes run: convert, look into the tables, convert again with what they ask for."""
 
 from __future__ import annotations
 
@@ -27,25 +27,29 @@ def make_loadable(
         profiles: runtimes that must load it.
 
     Raises:
-        RefusedError: a runtime would not load it whatever the options.
+        RefusedError: a runtime would not load it, or answer wrongly, whatever the options.
     """
     result = make(options)
     asked: dict[str, object] = {}
     for profile in profiles:
         answer = check_model(result.path, [profile])[0]
-        if answer.loads:
+        if not answer.fatal:
             continue
         if answer.options:
             asked |= {key: tuple(value) if isinstance(value, list) else value for key, value in answer.options.items()}
             result = make(dataclasses.replace(options, **asked))  # type: ignore[arg-type]
             answer = check_model(result.path, [profile])[0]
-        if not answer.loads:
+        if answer.fatal:
             # What an option would have avoided is not what it fails on.
-            fatal = tuple(item for item in answer.problems if not item.option) or answer.problems
+            fatal = tuple(item for item in answer.fatal if not item.option) or answer.fatal
             answer = dataclasses.replace(answer, problems=fatal)
-            raise RefusedError(f"{spec.name} would not load in {profile.name}: {answer.reason}.", todo=answer.todo)
+            what = "would answer wrongly" if answer.loads else "would not load"
+            raise RefusedError(f"{spec.name} {what} in {profile.name}: {answer.reason}.", todo=answer.todo)
     if asked:
         words = ", ".join(f"{key} = {value}" for key, value in asked.items())
         names = ", ".join(profile.name for profile in profiles)
         result = dataclasses.replace(result, notes=(*result.notes, f"made for {names}: {words}"))
-    return result
+    warnings = []
+    for answer in check_model(result.path, profiles):
+        warnings += [f"in {answer.runtime} {item.operator} {item.reason}. {item.todo}" for item in answer.problems]
+    return dataclasses.replace(result, notes=(*result.notes, *warnings)) if warnings else result

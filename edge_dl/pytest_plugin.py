@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +91,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help='fail where this holds: "latency.p50 > 1.1x" (times the baseline), "latency.p90 > 5ms", '
-        '"parity.max_abs > 0.02" (repeatable)',
+        help='fail where this holds: "latency.p50 > 1.1x" (times the baseline, whose model is timed again beside this '
+        'one), "latency.p90 > 5ms", "parity.max_abs > 0.02" (repeatable)',
     )
     group.addoption(
         "--edge-update-baseline",
         action="store_true",
-        help="store the results of tests that pass as baselines of this machine",
+        help="store the results of tests that pass, and the models that they timed, as baselines",
     )
     parser.addini("edge_dl_targets", "targets, as in --edge-target", type="args", default=[])
     parser.addini("edge_dl_fail", "conditions, one a line, as in --edge-fail", type="linelist", default=[])
@@ -292,21 +292,31 @@ def edge_latency(request: pytest.FixtureRequest, edge_target: OpenTarget) -> Cal
         """
         __tracebackhide__ = True
         from edge_dl.testing.latency import measure_on
+        from edge_dl.testing.pairs import same_model
         from edge_dl.testing.subjects import open_subject
 
         options = request.config.stash[_OPTIONS]
         given = {"p50": max_p50_ms, "p90": max_p90_ms, "p99": max_p99_ms, "load": max_load_ms, "memory": max_memory_mb}
         limits = {name: float(value) for name, value in given.items() if value is not None}
+        compares = any(item.kind == "latency" and item.relative for item in options.conditions)
         with open_subject(variant, None, inputs) as opened:
+            kept = baselines.keep_model(options.folder, opened.bundle) if options.update else ""
+            earlier, why, same = None, "", False
+            if compares and not options.update:
+                earlier, why = baselines.find_model(options.folder, _key(request, "latency"))
+                same = earlier is not None and earlier.folder.name == baselines.model_name(opened.bundle)
             result = measure_on(
                 edge_target.connection,
                 edge_target.name,
                 opened.bundle,
                 limits=limits,
+                earlier=None if same else earlier,
                 openings=options.openings,
                 time_limit=options.time_limit,
                 beside_others=hasattr(request.config, "workerinput"),
             )
+        ratios = same_model(result.values) if same else result.ratios
+        result = replace(result, ratios=ratios, alone=why or result.alone, kept=kept)
         return _keep(request, _judge(request, result))
 
     return measure
@@ -326,17 +336,19 @@ def _limits(given: Mapping[str, Any], defaults: Mapping[str, float]) -> Limits:
 
 def _judge(request: pytest.FixtureRequest, result: Any) -> Any:
     """Hold a result against --edge-fail."""
-    from dataclasses import replace
-
     from edge_dl.testing.results import judged
 
     options = request.config.stash[_OPTIONS]
-    earlier = sum(item.kind == result.kind for item in request.node.stash.get(_RESULTS, []))
-    number = f" {earlier + 1}" if earlier else ""
-    result = replace(result, key=f"{request.node.nodeid} {result.kind}{number}")
+    result = replace(result, key=_key(request, result.kind))
     conditions = [item for item in options.conditions if not (options.update and item.relative)]
     stored = baselines.read_baselines(options.folder, result.machine) if result.machine else {}
     return judged(result, conditions, stored.get(result.key))
+
+
+def _key(request: pytest.FixtureRequest, kind: str) -> str:
+    """What a baseline is stored under: the test, the kind of its result, and the how manieth of that kind it is."""
+    earlier = sum(item.kind == kind for item in request.node.stash.get(_RESULTS, []))
+    return f"{request.node.nodeid} {kind}" + (f" {earlier + 1}" if earlier else "")
 
 
 def _keep(request: pytest.FixtureRequest, result: Any) -> Any:
@@ -354,7 +366,11 @@ def _properties(result: Result) -> list[tuple[str, Any]]:
         (f"{result.kind}.target", result.target),
         (f"{result.kind}.runtime", result.runtime),
     ]
-    return found + [(f"{result.kind}.{name}", value) for name, value in result.values.items() if value is not None]
+    found += [(f"{result.kind}.{name}", value) for name, value in result.values.items() if value is not None]
+    for name, ratio in result.ratios.items():
+        parts = (("ratio", ratio.value), ("ratio_low", ratio.low), ("ratio_high", ratio.high))
+        found += [(f"{result.kind}.{name}.{part}", value) for part, value in parts]
+    return found
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
@@ -376,6 +392,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             "key": result.key,
             "machine": dict(result.machine),
             "entry": {"values": dict(result.values), "variant": result.variant, "runtime": result.runtime},
+            "model": getattr(result, "kept", ""),
+            "alone": getattr(result, "alone", ""),
             "unjudged": [condition.text for condition in result.unjudged],
         }
         for result in results
@@ -397,6 +415,11 @@ class Collector:
         for found in getattr(report, "edge_dl", ()):
             for text in found["unjudged"]:
                 self.unjudged.setdefault(text, []).append(found["key"])
+            if found["alone"] and not found["unjudged"]:
+                self.lines.append(
+                    f"compared with numbers of an earlier session, to which more is allowed: {found['key']}: "
+                    f"{found['alone']}"
+                )
             if report.passed and found["machine"]:
                 self.passed.append(found)
 
@@ -406,6 +429,12 @@ class Collector:
         if not self.options.update:
             return
         machines: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        try:
+            models = {found["key"]: found["model"] for found in self.passed if found["model"]}
+            baselines.write_models(self.options.folder, models)
+        except (EdgeError, OSError) as error:
+            self.lines.append(f"the baselines' models could not be stored: {error}")
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         for found in self.passed:
             machine, entries = machines.setdefault(baselines.fingerprint(found["machine"]), (found["machine"], {}))
             entries[found["key"]] = found["entry"]
@@ -424,7 +453,7 @@ class Collector:
         """Say what was stored, and what could not be judged."""
         for text, keys in self.unjudged.items():
             self.lines.append(
-                f'not judged by "{text}", for want of a baseline of this machine: {", ".join(sorted(set(keys)))} '
+                f'not judged by "{text}", for want of a baseline: {", ".join(sorted(set(keys)))} '
                 "(store one with --edge-update-baseline)"
             )
         if self.lines:

@@ -76,3 +76,68 @@ def operator_files() -> dict[str, list[str]]:
         return base64.b64encode(bytes(builder.Output())).decode()
 
     return {name: [file(number, version + 1) for version in range(HIGHEST_VERSION)] for name, number in codes.items()}
+
+
+HALF_SIZE = 64
+# What a graph does with its float16 constants, by name: "weights" are packed when the graph is made, others are read
+# when it runs. "loop" is one graph with a constant of its own and a loop whose body has another.
+HALF_GRAPHS = ("weights", "none", "loop", "add", "sub", "mul", "div", "maximum", "minimum", "difference", "concat",
+               "matmul")  # fmt: skip
+
+
+def half_model(folder: Path, first: str, second: str = "") -> bytes:
+    """A float16 model with the signature `one`, and `two` where a second graph is named; see HALF_GRAPHS."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    module = tf.Module()
+    graphs = {}
+    for number, (key, name) in enumerate((("one", first), ("two", second))):
+        if name:
+            graphs[key] = tf.function(_half_graph(name, number), input_signature=[
+                tf.TensorSpec((1, HALF_SIZE), tf.float32, name="x")])  # fmt: skip
+            setattr(module, key, graphs[key])
+    tf.saved_model.save(module, str(folder), signatures=graphs)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(graphs))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return bytes(converter.convert())
+
+
+def half_constants(number: int) -> np.ndarray:
+    """Two rows of constants, other ones for each graph, none of them near zero."""
+    values = np.random.default_rng(number).uniform(1, 2, (2, HALF_SIZE))
+    return values.astype("float16").astype("float32")
+
+
+def loop_answer(x: np.ndarray) -> np.ndarray:
+    """What the graph "loop" of number 0 answers."""
+    scale, factor = half_constants(0).astype(float)
+    x = x * scale
+    for _ in range(3):
+        x = np.tanh(x * factor)
+    return x
+
+
+def _half_graph(name: str, number: int) -> Any:
+    import tensorflow as tf
+
+    one, other = half_constants(number)[:, None]
+    weights = np.random.default_rng(9 + number).standard_normal((HALF_SIZE, HALF_SIZE)).astype("float32")
+    made = {
+        "none": tf.tanh,
+        "weights": lambda x: tf.matmul(x, weights),
+        "add": lambda x: x + one,
+        "sub": lambda x: one - x,
+        "mul": lambda x: x * one,
+        "div": lambda x: x / one,
+        "maximum": lambda x: tf.maximum(x, one - 1),
+        "minimum": lambda x: tf.minimum(x, one - 2),
+        "difference": lambda x: tf.math.squared_difference(x, one),
+        "concat": lambda x: tf.concat([x, one], 1),
+        "matmul": lambda x: tf.matmul(tf.reshape(x, (2, 4, 8)), one.reshape(2, 8, 4)),
+        "loop": lambda x: tf.while_loop(
+            lambda i, _: i < 3, lambda i, h: (i + 1, tf.tanh(h * other)), (0, x * one)
+        )[1],
+    }[name]  # fmt: skip
+    return lambda x: {"y": made(x)}

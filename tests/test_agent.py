@@ -593,6 +593,8 @@ def test_measure_interleaves_and_reports(tflite: Tflite) -> None:
         assert len(model["blocks_ns"]) == 4
         assert model["calls"] == sum(len(block) for block in model["blocks_ns"])
         assert min(min(block) for block in model["blocks_ns"]) > 0
+        quartiles = [np.percentile(block, 25) / 1e3 for block in model["blocks_ns"]]
+        np.testing.assert_allclose(model["round_us"], quartiles, atol=1e-3)
         assert model["p50_us"] <= model["p90_us"] <= model["p99_us"]
         assert model["first_call_ms"] > 0
         assert model["warmup_calls"] >= 3

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tflite_models
 from report_run import make_run
 from typer.testing import CliRunner
 
+from edge_dl.checks.run_pairs import ModelPair, pair_models
 from edge_dl.checks.statistics import Interval, wilson_interval
+from edge_dl.checks.turns import Comparison, Speed
 from edge_dl.cli.main import app
 from edge_dl.files import write_json
 from edge_dl.report import collect
 from edge_dl.report.changes import Change, Direction, compare_results, difference_interval, regressions
-from edge_dl.report.changes_text import headline, to_markdown
+from edge_dl.report.changes_text import headline, latency_note, to_markdown
 from edge_dl.report.latency_spread import ASSUMED_DEVIATION, spread_of
 
 NAMES = ("while-float32", "while-float16", "while-dynamic", "unroll-float32", "unroll-dynamic", "unroll-int8")
@@ -156,6 +160,81 @@ def test_latency_elsewhere_is_not_compared(pair: tuple[Results, Results], key: s
     assert f"not comparable: {key.replace('_', ' ')}" in found.note
 
 
+def compared(ratio: float, low: float, high: float, verdict: Speed) -> Comparison:
+    return Comparison("after", "before", ratio, low, high, 0.95, 0.02, verdict, a_ms=0.2, b_ms=0.1)
+
+
+def test_models_timed_in_turns_decide_whatever_was_recorded(pair: tuple[Results, Results]) -> None:
+    old, new = pair
+    variant(new, "while-dynamic")["latency"].update(p50_ms=50.0, processor="other")
+    for found, direction in (
+        (compared(1.05, 1.03, 1.07, Speed.SLOWER), Direction.WORSE),
+        (compared(0.95, 0.93, 0.97, Speed.FASTER), Direction.BETTER),
+        (compared(1.05, 1.01, 1.09, Speed.NO_DIFFERENCE), Direction.NO_DIFFERENCE),
+    ):
+        changes = compare_results(old, new, models={"while-dynamic": ModelPair(False, found)})
+        change = only(changes, "latency")
+        assert change.direction is direction
+        assert (
+            f"ratio {found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}, timed in turns), 2 % decide" in change.note
+        )
+        assert "in turns on this machine" in latency_note(changes)
+    change = only(compare_results(old, new, models={"while-dynamic": ModelPair(True)}), "latency")
+    assert (change.direction, change.note) == (Direction.NO_DIFFERENCE, "the same file")
+    variant(new, "while-dynamic")["latency"]["processor"] = variant(old, "while-dynamic")["latency"]["processor"]
+    changes = compare_results(old, new, models={"while-dynamic": ModelPair(False, error="It crashed.")})
+    change = only(changes, "latency")
+    assert change.direction is Direction.WORSE
+    assert "not timed in turns: It crashed." in change.note
+    assert "10 %" in latency_note(changes)
+
+
+@pytest.fixture
+def two_runs(tflite: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Run folders of real bundles: one alike, one larger in the second, one damaged there, one only in the first."""
+    images = tflite_models.images(2)
+    golden = ({"image": images}, {"label": tflite_models.conv_reference(images).astype("float32")})
+    saved = tflite_models.convert(larger_function(), "predict", tmp_path / "saved")
+    (tmp_path / "larger.tflite").write_bytes(saved)
+    for run, models in (
+        ("a", {"alike": tflite("conv-float32"), "grown": tflite("conv-float32"), "broken": tflite("conv-int8"),
+               "gone": tflite("conv-int8")}),
+        ("b", {"alike": tflite("conv-float32"), "grown": tmp_path / "larger.tflite", "broken": tflite("conv-int8")}),
+    ):  # fmt: skip
+        for name, model in models.items():
+            tflite_models.bundle_of(tmp_path / run / "variants" / name, model, golden, variant=name)
+    with (tmp_path / "b" / "variants" / "broken" / "model.tflite").open("ab") as file:
+        file.write(b"x")
+    return tmp_path / "a", tmp_path / "b"
+
+
+def larger_function() -> Any:
+    """Takes and gives what the small model does, with some 500 times as many multiplications."""
+    tf = tflite_models.tensorflow()
+    first, middle, last = (tflite_models.weights(seed, *shape) for seed, shape in (
+        (1, (64, 1024)), (2, (1024, 1024)), (3, (1024, tflite_models.CLASSES))))  # fmt: skip
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")])
+    def predict(image: Any) -> dict[str, Any]:
+        return {"label": tf.reshape(image, (1, 64)) @ first @ middle @ last}
+
+    return predict
+
+
+def test_the_models_of_two_run_folders(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    found = pair_models(*two_runs, measure=True)
+    assert set(found) == {"alike", "grown", "broken"}
+    assert found["alike"] == ModelPair(True)
+    assert found["broken"].comparison is None
+    assert "hash" in found["broken"].error
+    comparison = found["grown"].comparison
+    assert comparison is not None
+    assert comparison.verdict is Speed.SLOWER
+    assert comparison.low > 2
+    assert pair_models(*two_runs)["grown"] == ModelPair(False)
+    assert pair_models(two_runs[0], tmp_path / "none") == {}
+
+
 def test_size_and_parity(pair: tuple[Results, Results]) -> None:
     old, new = pair
     for factor, direction in ((1.005, Direction.NO_DIFFERENCE), (1.2, Direction.WORSE), (0.5, Direction.BETTER)):
@@ -266,6 +345,25 @@ def test_the_command(tmp_path: Path, stored: Results) -> None:
     assert {item["direction"] for item in value["changes"]} == {"worse", "no difference shown"}
     assert run(a, b, "--markdown").stdout.startswith("## ❌")
     assert len(run(a, a, "--all").stdout.splitlines()) > 4 * len(NAMES)
+    assert run(a, b, "--bench").exit_code == 2  # No folder, no models.
     write_json(b, {**worse, "format": 99})
     for wrong in (tmp_path / "none", b, tmp_path):
         assert run(a, wrong).exit_code == 2
+
+
+def test_the_command_times_the_models_when_it_is_asked_to(finished_run: Path, tmp_path: Path) -> None:
+    """The fused model of a real run in place of its loop: another file that takes and gives the same."""
+    names = sorted(path.name for path in (finished_run / "variants").iterdir() if path.is_dir())
+    first, second = [name for name in names if name.endswith("-float32")][:2]
+    a, b = (shutil.copytree(finished_run, tmp_path / name) for name in "ab")
+    shutil.rmtree(b / "variants" / second)
+    shutil.copytree(a / "variants" / first, b / "variants" / second)
+    words = ["compare", str(a), str(b), "--all", "--bench"]
+    value = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    notes = {item["variant"]: item["note"] for item in value["changes"] if item["what"] == "latency"}
+    assert "timed in turns" in notes.pop(second)
+    assert notes
+    assert set(notes.values()) == {"the same file"}
+    text = CliRunner().invoke(app, words[:-1]).output
+    assert "timed in turns)" not in text
+    assert "--bench" in " ".join(text.split())

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import compatibility_models as models
+import numpy as np
 import pytest
 import tflite_models
 
+from edge_dl.bundle import read_bundle
 from edge_dl.checks.compatibility import check_model
 from edge_dl.checks.runtime_profiles import Profile, find_profile, find_profiles
 from edge_dl.checks.trials import REAL, ask, find_real
@@ -227,3 +229,88 @@ def test_a_runtime_is_a_recipe_setting_and_set_wins() -> None:
     assert parse_settings(with_runtime(OLD, ["conversion.runtime=litert-2.3"]))["conversion.runtime"] == "litert-2.3"
     with pytest.raises(UsageError, match="must be known"):
         with_runtime("", ["conversion.runtime=onnx"])
+
+
+# --- float16 constants in several graphs ---
+
+
+PAIRS = [(first, "weights") for first in models.HALF_GRAPHS if first != "none"]
+PAIRS += [("add", "none"), ("none", "add"), ("weights", "add"), ("loop", ""), ("add", "")]
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """Files with float16 constants in one or two graphs, and what is in them."""
+    folder = tmp_path_factory.mktemp("halves")
+    found = {}
+    for first, second in PAIRS:
+        path = folder / f"{first}-{second or 'alone'}.tflite"
+        path.write_bytes(models.half_model(folder / path.stem, first, second))
+        found[str(path)] = (first, second)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [OLD, "ai-edge-litert==1.0.1", "ai-edge-litert==1.1.2", "ai-edge-litert", "tensorflow"]
+)
+def test_float16_constants_that_xnnpack_loses_are_named(name: str, halves: dict[str, tuple[str, str]]) -> None:
+    """Each file is answered with XNNPACK and without by the real runtime; the table says which it gets wrong."""
+    profile = installed(name)
+    try:
+        python = find_real(profile)
+    except (StageError, UsageError) as error:
+        pytest.skip(f"{profile.name}: {error}")
+    module = {"tflite-runtime": "tflite_runtime.interpreter", "tensorflow": "tensorflow.lite.python.interpreter"}
+    script = Path(__file__).with_name("delegate_difference.py")
+    command = [python, str(script), module.get(profile.runtime, "ai_edge_litert.interpreter"), *halves]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout.splitlines()[-1])
+    wrong = {path: max(found.values()) > 0.01 for path, found in differences.items()}
+    said = {path: not check_model(path, [profile])[0].right for path in halves}
+    assert said == wrong, differences
+    if name in (OLD, "ai-edge-litert==1.0.1"):
+        right = {("weights", "weights"), ("add", "none"), ("none", "add"), ("weights", "add"), ("add", "")}
+        # XNNPACK knew no BATCH_MATMUL then.
+        right |= {("matmul", "weights")} if name == OLD else set()
+        assert {halves[path] for path in halves if not wrong[path]} == right
+    else:
+        assert not any(wrong.values())
+
+
+def test_a_wrong_answer_is_no_refusal_and_fails_the_command_all_the_same(halves: dict[str, tuple[str, str]]) -> None:
+    (path,) = (path for path, kind in halves.items() if kind == ("loop", ""))
+    old, new = check_model(path, find_profiles(f"{OLD},litert-2.3"))
+    assert (old.loads, old.right, new.loads, new.right) == (True, False, True, True)
+    assert old.word == "answers wrongly with XNNPACK"
+    (problem,) = old.problems
+    assert (problem.operator, problem.effect.value, problem.count) == ("MUL", old.word, 1)
+    assert old.fatal == ()
+    done = edge_dl("check", path, "--runtime", f"{OLD},litert-2.3")
+    assert done.returncode == 1
+    assert f"{OLD}: answers wrongly with XNNPACK" in done.stdout
+    assert "BUILTIN_WITHOUT_DEFAULT_DELEGATES" in done.stdout
+    assert [line.split()[-2:] for line in done.stdout.splitlines() if line.split()[:1] == ["MUL"]] == [["wrong", "yes"]]
+
+
+@pytest.mark.slow
+def test_the_agent_answers_rightly_where_xnnpack_would_not(halves: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    from edge_dl.errors import EdgeError
+    from edge_dl.runtime.targets import open_target
+
+    (path,) = (path for path, kind in halves.items() if kind == ("loop", ""))
+    x = np.random.default_rng(3).standard_normal((5, models.HALF_SIZE)).astype("float32")
+    golden = ({"x": x}, {"y": models.loop_answer(x).astype("float32")})
+    folder = tflite_models.bundle_of(tmp_path / "bundle", Path(path), golden, quantization="float16")
+    for name in (f"env:{OLD}", "local:"):
+        try:
+            connection = open_target(name).connect()
+        except EdgeError as error:
+            pytest.skip(f"{name}: {error}")
+        try:
+            answers, run = connection.predict(read_bundle(folder), golden[0])
+        finally:
+            connection.close()
+        np.testing.assert_allclose(answers["y"], golden[1]["y"], atol=0.01)
+        assert run.delegated is (name == "local:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from edge_dl.checks import verify_bundle  # noqa: F401
 from edge_dl.errors import UsageError
 from edge_dl.runtime.targets import open_target  # noqa: F401
 from edge_dl.testing import graphs, latency, parity, results, subjects  # noqa: F401
-from edge_dl.testing.baselines import fingerprint, read_baselines, write_baselines
+from edge_dl.testing.baselines import find_model, fingerprint, read_baselines, write_baselines
 from edge_dl.testing.conditions import parse_condition
 
 pytest_plugins = ("pytester",)
@@ -309,11 +310,30 @@ def test_times_of_an_emulated_target_are_not_taken(pytester: pytest.Pytester) ->
 # --- latency and baselines ---
 
 
-def test_a_slower_model_fails_against_its_baseline(
-    pytester: pytest.Pytester, variants: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    shutil.copytree(variants / "float32", pytester.path / "bundle")
-    pytester.makeini("[pytest]\nedge_dl_openings = 1\nedge_dl_fail =\n    latency.p50 > 20x\n    parity.max_abs > 2x\n")
+def put_bundle(folder: Path, model: Path, variant: str = "float32") -> Path:
+    """A bundle in place of what is there; two of different names have different content, whatever the model."""
+    shutil.rmtree(folder, ignore_errors=True)
+    images = tflite_models.images(SAMPLES, seed=4)
+    golden = ({"image": images}, {"label": tflite_models.conv_reference(images).astype("float32")})
+    return tflite_models.bundle_of(folder, model, golden, variant=variant)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "model.tflite").write_bytes(tflite_models.convert(slow_function(), "predict", folder / "saved"))
+    return folder / "model.tflite"
+
+
+def ratio_of(junit: Path) -> dict[str, float]:
+    """What `latency.p50.ratio` and its interval are in a report with one test."""
+    found = {item.get("name"): item.get("value") for item in ElementTree.parse(junit).iter("property")}
+    return {name: float(found[f"latency.p50.{name}"]) for name in ("ratio", "ratio_low", "ratio_high")}
+
+
+def test_a_slower_model_fails_against_its_baseline(pytester: pytest.Pytester, tflite: Tflite, slow: Path) -> None:
+    bundle = put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\nedge_dl_fail =\n    latency.p50 > 3x\n    parity.max_abs > 2x\n")
     pytester.makepyfile(
         """
         def test_time(edge_latency):
@@ -325,38 +345,203 @@ def test_a_slower_model_fails_against_its_baseline(
     without = run(pytester)
     without.assert_outcomes(passed=2)
     without.stdout.fnmatch_lines(
-        ['not judged by "latency.p50 > 20x", for want of a baseline *test_time[[]local] latency*']
+        ['not judged by "latency.p50 > 3x", for want of a baseline: *test_time[[]local] latency*']
     )
 
     stored = run(pytester, "--edge-update-baseline")
     stored.assert_outcomes(passed=2)
     stored.stdout.fnmatch_lines(["2 baselines stored in *.edge-dl/baselines/*.json"])
-    (path,) = (pytester.path / ".edge-dl" / "baselines").glob("*.json")
+    folder = pytester.path / ".edge-dl" / "baselines"
+    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
     kept = json.loads(path.read_text())
     assert path.stem == fingerprint(kept["machine"])
-    entry = kept["results"]["test_a_slower_model_fails_against_its_baseline.py::test_time[local] latency"]
-    assert entry["values"]["p50"] > 0
+    key = "test_a_slower_model_fails_against_its_baseline.py::test_time[local] latency"
+    assert kept["results"][key]["values"]["p50"] > 0
+    # One sample of the golden ones is kept, and no more of the bundle than it takes to time it.
+    digest = json.loads((folder / "models.json").read_text())["models"][key]
+    model, why = find_model(folder, key)
+    assert why == ""
+    assert model is not None
+    assert model.folder == folder / "models" / digest
+    assert model.model.read_bytes() == (bundle / "model.tflite").read_bytes()
+    assert {name: array.shape for name, array in model.golden()[0].items()} == {"image": (1, 8, 8, 1)}
     run(pytester).assert_outcomes(passed=2)
 
-    slow = tmp_path_factory.mktemp("slow")
-    (slow / "model.tflite").write_bytes(tflite_models.convert(slow_function(), "predict", slow / "saved"))
-    images = tflite_models.images(SAMPLES, seed=4)
-    shutil.rmtree(pytester.path / "bundle")
-    tflite_models.bundle_of(
-        pytester.path / "bundle", slow / "model.tflite",
-        ({"image": images}, {"label": tflite_models.conv_reference(images).astype("float32")}),
-    )  # fmt: skip
-    result = run(pytester)
+    # The same weights under another name: nothing is known to be equal, so both are timed.
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"), "copy")
+    run(pytester, "-k", "time", "--junitxml=copy.xml").assert_outcomes(passed=1)
+    found = ratio_of(pytester.path / "copy.xml")
+    assert 0.5 < found["ratio_low"] <= found["ratio"] <= found["ratio_high"] < 2
+
+    put_bundle(pytester.path / "bundle", slow)
+    result = run(pytester, "--junitxml=slow.xml")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
         [
-            "*assert <latency of float32 on local: fail: latency.p50 is *; fails when > *20 times the baseline*",
-            "*FAIL *--edge-fail *latency.p50 is *",
+            "*assert <latency of float32 on local: fail: latency.p50 is * times that of the baseline's model *",
+            "*FAIL *--edge-fail *latency.p50 is *timed in turns); fails when all of the interval is > 3.",
             "*FAIL *--edge-fail *parity.max_abs is *",
         ]
     )
-    again = json.loads(path.read_text())
-    assert again == kept  # A failed run changes no baseline.
+    assert ratio_of(pytester.path / "slow.xml")["ratio_low"] > 3
+    assert json.loads(path.read_text()) == kept  # A failed run changes no baseline.
+
+
+def test_numbers_of_another_session_decide_nothing(pytester: pytest.Pytester, tflite: Tflite, slow: Path) -> None:
+    """A machine that was 1000 times as fast when the baseline was stored fails nobody, nor the other way round."""
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle')")
+    run(pytester, "--edge-update-baseline").assert_outcomes(passed=1)
+    folder = pytester.path / ".edge-dl" / "baselines"
+    change_stored(folder, lambda entry: entry["values"].update(p50=entry["values"]["p50"] / 1000))
+    fail = ("--edge-fail", "latency.p50 > 3x")
+    run(pytester, *fail).assert_outcomes(passed=1)
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"), "copy")
+    run(pytester, *fail).assert_outcomes(passed=1)
+    change_stored(folder, lambda entry: entry["values"].update(p50=entry["values"]["p50"] * 1e6))
+    put_bundle(pytester.path / "bundle", slow)
+    run(pytester, *fail).assert_outcomes(failed=1)
+    # Nor is a machine needed that is known: the model is timed again wherever its test runs.
+    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    path.unlink()
+    run(pytester, *fail).assert_outcomes(failed=1)
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"), "copy")
+    run(pytester, *fail).assert_outcomes(passed=1)
+
+
+def change_stored(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every stored result."""
+    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    value = json.loads(path.read_text())
+    for entry in value["results"].values():
+        change(entry)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("loss", ["no models", "no model", "damaged"])
+def test_without_its_model_the_stored_numbers_count(pytester: pytest.Pytester, tflite: Tflite, loss: str) -> None:
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle')")
+    run(pytester, "--edge-update-baseline").assert_outcomes(passed=1)
+    folder = pytester.path / ".edge-dl" / "baselines"
+    (model,) = (folder / "models").iterdir()
+    if loss == "damaged":
+        with (model / "model.tflite").open("ab") as file:
+            file.write(b"x")
+    else:
+        shutil.rmtree(model)
+        if loss == "no models":
+            (folder / "models.json").unlink()
+    why = {"no models": "its model was not kept", "no model": "its model is not in *", "damaged": "*damaged: *"}[loss]
+    result = run(pytester, "--edge-fail", "latency.p50 > 50x", "-rA")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"compared with numbers of an earlier session, to which more is allowed: *: {why}"])
+    change_stored(folder, lambda entry: entry["values"].update(p50=entry["values"]["p50"] / 1000))
+    result = run(pytester, "--edge-fail", "latency.p50 > 50x")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*FAIL *(50 times the baseline's *, and 1.5 times that because they are numbers of two sessions).",
+            f"*note: not timed beside its baseline: {why}",
+        ]
+    )
+
+
+def test_a_runtime_that_became_slower_is_told_by_the_stored_numbers(pytester: pytest.Pytester, tflite: Tflite) -> None:
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle')")
+    run(pytester, "--edge-update-baseline").assert_outcomes(passed=1)
+
+    def change(entry: dict[str, Any]) -> None:
+        entry["runtime"] = "ai_edge_litert 0.1"
+        entry["values"]["p50"] /= 1000
+
+    change_stored(pytester.path / ".edge-dl" / "baselines", change)
+    result = run(pytester, "--edge-fail", "latency.p50 > 50x")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ok  *latency.p50: the model is the baseline's own.",
+            "*FAIL *numbers of two sessions, of ai_edge_litert 0.1 and ai_edge_litert *",
+        ]
+    )
+
+
+def test_models_that_no_baseline_needs_are_removed(pytester: pytest.Pytester, tflite: Tflite) -> None:
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle', max_p50_ms=500)")
+    folder = pytester.path / ".edge-dl" / "baselines" / "models"
+    names = []
+    for variant in ("one", "two"):
+        put_bundle(pytester.path / "bundle", tflite("conv-float32"), variant)
+        run(pytester, "--edge-update-baseline").assert_outcomes(passed=1)
+        names.append([path.name for path in folder.iterdir()])
+    assert [len(found) for found in names] == [1, 1]
+    assert names[0] != names[1]
+    # A test that fails leaves its baseline, and the model of that, as they were.
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"), "three")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle', max_p50_ms=1e-9)")
+    run(pytester, "--edge-update-baseline").assert_outcomes(failed=1)
+    assert [path.name for path in folder.iterdir()] == names[1]
+
+
+def test_workers_measure_one_after_the_other(pytester: pytest.Pytester, tflite: Tflite) -> None:
+    """Every measurement writes when it began and ended; no two overlap, in whichever worker."""
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini("[pytest]\nedge_dl_openings = 1\n")
+    pytester.makeconftest(
+        """
+        import os, time
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def watched(monkeypatch, request):
+            from edge_dl.runtime.targets.base import Connection
+            measure = Connection.measure
+
+            def timed(self, *arguments, **options):
+                started = time.monotonic()
+                time.sleep(0.2)
+                try:
+                    return measure(self, *arguments, **options)
+                finally:
+                    with open("times.txt", "a") as file:
+                        file.write(f"{started} {time.monotonic()} {os.environ['PYTEST_XDIST_WORKER']}\\n")
+
+            monkeypatch.setattr(Connection, "measure", timed)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("number", range(4))
+        def test_time(edge_latency, number): assert edge_latency("bundle")
+        """
+    )
+    result = pytester.runpytest_subprocess("-n", "2", "--edge-update-baseline")
+    result.assert_outcomes(passed=4)
+    rows = [line.split() for line in (pytester.path / "times.txt").read_text().splitlines()]
+    assert {row[2] for row in rows} == {"gw0", "gw1"}
+    spans = sorted((float(start), float(end)) for start, end, _ in rows)
+    assert len(spans) == 4
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert len(list((pytester.path / ".edge-dl" / "baselines" / "models").iterdir())) == 1
+
+
+def test_an_environment_as_a_target_is_timed_in_turns_too(
+    pytester: pytest.Pytester, tflite: Tflite, slow: Path
+) -> None:
+    put_bundle(pytester.path / "bundle", tflite("conv-float32"))
+    pytester.makeini(f"[pytest]\nedge_dl_openings = 1\nedge_dl_targets = env:{sys.executable}\n")
+    pytester.makepyfile("def test_time(edge_latency): assert edge_latency('bundle')")
+    run(pytester, "--edge-update-baseline").assert_outcomes(passed=1)
+    put_bundle(pytester.path / "bundle", slow)
+    result = run(pytester, "--edge-fail", "latency.p50 > 3x")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*FAIL *timed in turns); fails when all of the interval is > 3."])
 
 
 def test_limits_in_milliseconds(pytester: pytest.Pytester, variants: Path, tflite: Tflite) -> None:

@@ -21,7 +21,7 @@ from edge_dl.checks.targets import compare_outputs, output_scales, verify_on
 from edge_dl.cli.targets import target_app
 from edge_dl.errors import EdgeError, StageError, UsageError
 from edge_dl.runtime.targets import environment, pythons
-from edge_dl.runtime.targets.answers import load_outputs, parse_facts, parse_run, parse_timing, read_answer
+from edge_dl.runtime.targets.answers import load_outputs, parse_facts, parse_pair, parse_run, parse_timing, read_answer
 from edge_dl.runtime.targets.environment import EnvironmentTarget
 from edge_dl.runtime.targets.opening import open_target
 from edge_dl.runtime.targets.places import is_ready, making
@@ -237,6 +237,17 @@ def test_answers_that_keep_to_the_schema() -> None:
     assert (run.runtime, run.seconds, run.machine.cores, run.machine.governor) == ("tflite_runtime", 0.5, 4, "")
     timing = parse_timing({"models": [{**MODEL, **TIMES}], "machine": MACHINE, "machine_after": MACHINE})
     assert (timing.p50_ms, timing.first_call_ms) == (0.01, None)
+
+
+def test_a_pair_of_timings_holds_as_many_rounds_as_were_asked_for() -> None:
+    one, other = ({**MODEL, **TIMES, "round_us": times} for times in ([10, 11.5], [20, 22]))
+    answer = {"models": [one, other], "machine": MACHINE, "machine_after": MACHINE}
+    assert parse_pair(answer, 2).rounds_ms == ((0.01, 0.0115), (0.02, 0.022))
+    for wrong in ([10], [10, "11"], [10, float("inf")], [10, -1], None, [10, True]):
+        with pytest.raises(StageError, match="round_us"):
+            parse_pair({**answer, "models": [one, {**other, "round_us": wrong}]}, 2)
+    with pytest.raises(StageError, match="a list of 2"):
+        parse_pair({**answer, "models": [one]}, 2)
 
 
 @pytest.mark.parametrize(

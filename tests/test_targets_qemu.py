@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import tflite_models as models
+import translation_bundles as translations
+import translation_models as networks
 from target_hosts import Server
 
 from edge_dl.checks.targets import bench_on, verify_on
@@ -84,6 +86,22 @@ def test_it_can_be_the_remote_python_of_an_ssh_host(server: Server, bundle: Path
     assert found.run is not None
     assert found.run.machine.architecture == "aarch64"
     assert found.differences[0].differing == 0
+    assert list((server.folder / "work").iterdir()) == []
+
+
+def test_an_encoder_decoder_answers_alike_there_and_over_ssh(python: str, server: Server, tmp_path: Path) -> None:
+    """arm64 kernels on three signatures of one file; what ssh carries is what emulation gave."""
+    translator = translations.bundle(
+        translations.lively(networks.tutorial("lstm", "additive")), tmp_path / "made", words=translations.tables()
+    )
+    found = verify_on(translator.folder, [open_target("qemu-aarch64:"), open_target(server.address)], time_limit=240)
+    assert [result.error for result in found] == ["", ""], [result.received for result in found]
+    for result in found:
+        assert result.run is not None
+        assert result.run.machine.architecture == "aarch64"
+        assert result.parity.passed, result.parity.message
+        assert all(item.max_abs is not None and item.max_abs < 1e-5 for item in result.differences)
+    assert found[0].differences == found[1].differences
     assert list((server.folder / "work").iterdir()) == []
 
 

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tflite_models as models
+import translation_bundles as translations
+import translation_models as networks
 from target_hosts import Server
 
 from edge_dl.bundle import read_bundle
 from edge_dl.checks.targets import TargetResult, bench_on, verify_on
 from edge_dl.errors import EdgeError
 from edge_dl.files import write_json
-from edge_dl.runtime.targets import ssh
+from edge_dl.runtime.targets import processes, ssh
 from edge_dl.runtime.targets.opening import open_target
 from edge_dl.runtime.targets.ssh import SshConnection
+from edge_dl.variants import Quantization
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,6 +107,22 @@ def test_latency_is_measured_there(server: Server, bundle: Path) -> None:
     assert 0 < found.timing.p50_ms <= found.timing.p99_ms  # type: ignore[operator]
     assert found.timing.calls > 0
     assert "load_average" in found.facts_after
+
+
+def test_two_models_are_timed_in_turns_there(
+    server: Server, bundle: Path, tflite: Callable[[str], Path], tmp_path: Path
+) -> None:
+    images = models.images(2)
+    golden = ({"image": images}, {"label": models.conv_reference(images).astype("float32")})
+    other = models.bundle_of(tmp_path / "other", tflite("conv-float32"), golden)
+    with open_target(server.address).open() as connection:
+        pair = connection.measure_pair(read_bundle(bundle), read_bundle(other), rounds=4, round_seconds=0.002)
+        with pytest.raises(EdgeError, match="must answer within"):
+            connection.measure_pair(read_bundle(bundle), read_bundle(other), rounds=4, round_seconds=60, timeout=1)
+    assert [len(times) for times in pair.rounds_ms] == [4, 4]
+    assert min(*pair.rounds_ms[0], *pair.rounds_ms[1]) > 0
+    assert [timing.p50_ms > 0 for timing in pair.timings] == [True, True]  # type: ignore[operator]
+    assert list((server.folder / "work").iterdir()) == []
 
 
 def test_uploads_are_kept_when_asked_and_then_not_sent_again(
@@ -206,6 +225,55 @@ def test_a_killed_server_is_an_error_and_the_others_go_on(own_server: Callable[.
     assert "may be left there" in there.todo
     assert there.parity.failed
     assert there.run is None
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_killed_client_is_survived_once_and_then_an_error(
+    own_server: Callable[..., Server], bundle: Path, times: int
+) -> None:
+    """SIGKILL for the ssh program on this machine, while the agent runs there."""
+    server = own_server(before=': > "$0.started"; sleep 2')
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.is_set() and len(killed) < times:
+            if (server.bin_folder / "python3.started").exists():
+                for child in tuple(processes._running):
+                    if list(child.args)[:1] == ["ssh"] and child.poll() is None and len(killed) < times:
+                        child.kill()
+                        killed.append(child.pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        there, _ = check(bundle, server.address, time_limit=60)
+    finally:
+        over.set()
+        thread.join()
+    assert killed
+    if times == 1:
+        assert not there.error, there.received
+        assert there.parity.passed
+    else:
+        assert there.error == "The connection to the target must hold.", there.received
+        assert there.parity.failed
+
+
+def test_a_server_killed_while_it_is_timed(own_server: Callable[..., Server], bundle: Path) -> None:
+    server = own_server(before=': > "$0.started"; sleep 60')
+
+    def kill() -> None:
+        while not (server.bin_folder / "python3.started").exists():
+            time.sleep(0.05)
+        server.stop()
+
+    threading.Thread(target=kill, daemon=True).start()
+    there, local = bench_on(bundle, [open_target(server.address), open_target("local:")], rounds=2, time_limit=60)
+    assert there.error == "The connection to the target must hold.", there.received
+    assert there.timing is None
+    assert local.timing is not None
 
 
 def test_a_slow_target_is_an_error(own_server: Callable[..., Server], bundle: Path) -> None:
@@ -353,3 +421,22 @@ def test_results_go_into_the_run_folder(server: Server, tflite: Callable[[str], 
             path.name for path in (run / "targets").iterdir() if path.name.startswith("ssh"))  # fmt: skip
         assert TargetResult.from_json(read_json(run / "targets" / folder / f"{result.variant}.json")) == result
     assert results[1].differences[0].scale > 0  # Float at the edge, integers one operator before.
+
+
+@pytest.mark.parametrize("quantization", [Quantization.FLOAT32, Quantization.FLOAT16])
+def test_an_encoder_decoder_answers_there(server: Server, tmp_path: Path, quantization: Quantization) -> None:
+    """Three signatures in one file, tables beside it: every position's answers come back as they are here."""
+    translator = translations.bundle(
+        translations.lively(networks.tutorial("lstm", "additive")), tmp_path / "made", quantization,
+        words=translations.tables(),
+    )  # fmt: skip
+    there, local = check(translator.folder, server.address)
+    assert not there.error, there.received
+    assert there.parity.passed, there.parity.message
+    assert {item.name for item in there.differences} == {"next_token", "attention"}
+    assert [item.differing for item in there.differences] == [0, 0]
+    assert there.run is not None
+    assert local.run is not None
+    (timed,) = bench_on(translator.folder, [open_target(server.address)], rounds=2)
+    assert timed.timing is not None, timed.received
+    assert list((server.folder / "work").iterdir()) == []

@@ -1,17 +1,19 @@
-"""Will a .tflite load in another runtime? Told operator by operator from tables, without running anything.
+"""Will a .tflite load in another runtime, and answer rightly? Told operator by operator from tables; nothing is run.
 
     for answer in check_model("model.tflite", find_profiles("tflite-runtime==2.14.0,litert-micro")):
-        print(answer.runtime, answer.loads, answer.problems)
+        print(answer.runtime, answer.word, answer.problems)
 
-Two things decide: the operators' versions, which a runtime compares when it opens a file (op_versions.json), and what
-its kernels refuse when they are prepared, whatever the version says (runtimes.json).
+Three things decide: the operators' versions, which a runtime compares when it opens a file (op_versions.json), what its
+kernels refuse when they are prepared, whatever the version says, and what they are known to compute wrongly without a
+word (both in runtimes.json).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,20 @@ from edge_dl.checks.plain import to_plain
 from edge_dl.checks.runtime_profiles import Profile, find_profiles, runtime_data
 
 
+class Effect(str, Enum):
+    """What comes of a problem: the runtime says so, or it does not.
+
+    The first one a trial shows (`edge_dl.checks.trials`): an error, a crash, NaN. The other two only show in answers.
+    """
+
+    NO_RUN = "will not load"
+    WRONG = "answers wrongly"
+    WRONG_BY_DELEGATE = "answers wrongly with XNNPACK"
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Why an operator keeps a model from loading.
+    """What is wrong with an operator of a model in a runtime.
 
     Attributes:
         operator: as TFLite names it.
@@ -32,6 +45,7 @@ class Problem:
         reason: what the runtime cannot do.
         todo: what the user can do about it.
         option: conversion options that avoid it, see `edge_dl.converters.quantization.QuantizationOptions`.
+        effect: what comes of it.
     """
 
     operator: str
@@ -40,6 +54,7 @@ class Problem:
     reason: str
     todo: str
     option: Mapping[str, Any] = field(default_factory=dict)
+    effect: Effect = Effect.NO_RUN
 
 
 @dataclass(frozen=True)
@@ -55,13 +70,13 @@ class Operator:
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Whether a model loads in a runtime.
+    """Whether a model loads in a runtime and answers rightly there.
 
     Attributes:
         runtime: the runtime's name as it was asked for.
         release: the release that was looked up.
         operators: every operator and version, most frequent first.
-        problems: what will not load; empty: it loads.
+        problems: what will not load, or will answer wrongly; empty: nothing is known against it.
         notes: what must be known about the runtime.
     """
 
@@ -73,16 +88,32 @@ class Compatibility:
 
     @property
     def loads(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether it loads and runs there, whatever it answers."""
+        return all(item.effect is not Effect.NO_RUN for item in self.problems)
+
+    @property
+    def right(self) -> bool:
+        """Whether it loads there and nothing is known to make its answers wrong."""
         return not self.problems
 
     @property
+    def fatal(self) -> tuple[Problem, ...]:
+        """The problems that are there with XNNPACK and without: this package's agent leaves it out where it must."""
+        return tuple(item for item in self.problems if item.effect is not Effect.WRONG_BY_DELEGATE)
+
+    @property
+    def word(self) -> str:
+        """The verdict in words: "loads", or the worst effect."""
+        found = {item.effect for item in self.problems}
+        return next((effect.value for effect in Effect if effect in found), "loads")
+
+    @property
     def options(self) -> dict[str, Any] | None:
-        """Conversion options that avoid every problem; None where one of them cannot be avoided so."""
-        if not all(item.option for item in self.problems):
+        """Conversion options that avoid every fatal problem; None where one of them cannot be avoided so."""
+        if not all(item.option for item in self.fatal):
             return None
         merged: dict[str, Any] = {}
-        for item in self.problems:
+        for item in self.fatal:
             merged |= item.option
         return merged
 
@@ -98,7 +129,7 @@ class Compatibility:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value."""
-        return {"loads": self.loads, **to_plain(self)}
+        return {"loads": self.loads, "right": self.right, **to_plain(self)}
 
 
 def check_model(path: str | Path, profiles: Sequence[Profile]) -> list[Compatibility]:
@@ -125,28 +156,51 @@ def check_file(path: str, names: str) -> list[Compatibility]:
 def _check(graph: Graph, profile: Profile) -> Compatibility:
     total: Counter[tuple[str, int, bool]] = Counter()
     found: dict[tuple[str, int, str], tuple[int, Problem]] = {}
-    for subgraph in graph.subgraphs:
+    unpacked = [half_constants(subgraph) for subgraph in graph.subgraphs]
+    for number, subgraph in enumerate(graph.subgraphs):
+        place = _Place(subgraph, unpacked[number], any(unpacked[number + 1 :]))
         for operator in subgraph.operators:
             total[operator.name, operator.version, operator.custom] += 1
-            problem = _problem(subgraph, operator, profile)
+            problem = _problem(place, operator, profile)
             if problem is not None:
                 key = (problem.operator, problem.version, problem.reason)
                 found[key] = (found.get(key, (0, problem))[0] + 1, problem)
-    bad = {(name, version) for name, version, _ in found}
+    bad = {(item.operator, item.version) for _, item in found.values() if item.effect is Effect.NO_RUN}
     operators = tuple(
         Operator(name, version, count, (name, version) not in bad, "" if custom else profile.since(name, version))
         for (name, version, custom), count in sorted(total.items(), key=lambda item: (-item[1], item[0]))
     )
-    problems = tuple(
-        Problem(item.operator, item.version, count, item.reason, item.todo, item.option)
-        for count, item in found.values()
-    )
+    problems = tuple(replace(item, count=count) for count, item in found.values())
     return Compatibility(profile.name, profile.release, operators, problems, profile.notes)
 
 
-def _problem(subgraph: Subgraph, operator: GraphOperator, profile: Profile) -> Problem | None:
-    def made(reason: str, todo: str, option: Mapping[str, Any] | None = None) -> Problem:
-        return Problem(operator.name, operator.version, 1, reason, todo, dict(option or {}))
+@dataclass(frozen=True)
+class _Place:
+    """Where an operator stands: its subgraph, the tensors in it that are unpacked float16 constants, and whether a
+    later subgraph has such tensors too."""
+
+    subgraph: Subgraph
+    unpacked: frozenset[int]
+    more_unpacked: bool
+
+
+def half_constants(subgraph: Subgraph) -> frozenset[int]:
+    """Tensors that are float16 constants of the file as float32: what a DEQUANTIZE makes of one."""
+    return frozenset(
+        operator.outputs[0]
+        for operator in subgraph.operators
+        if operator.name == "DEQUANTIZE"
+        and operator.outputs
+        and operator.inputs
+        and operator.inputs[0] >= 0
+        and subgraph.tensors[operator.inputs[0]].dtype == "float16"
+        and subgraph.tensors[operator.inputs[0]].constant
+    )
+
+
+def _problem(place: _Place, operator: GraphOperator, profile: Profile) -> Problem | None:
+    def made(reason: str, todo: str, option: Mapping[str, Any] | None = None, effect: str = Effect.NO_RUN) -> Problem:
+        return Problem(operator.name, operator.version, 1, reason, todo, dict(option or {}), Effect(effect))
 
     if operator.custom:
         return made(
@@ -155,13 +209,13 @@ def _problem(subgraph: Subgraph, operator: GraphOperator, profile: Profile) -> P
         )
     data = runtime_data()
     if not profile.knows(operator.name, operator.version):
-        way: Mapping[str, Any] = next((item for item in data["ways_out"] if _is_way(item, subgraph, operator)), {})
+        way: Mapping[str, Any] = next((item for item in data["ways_out"] if _is_way(item, place, operator)), {})
         return made(_unknown(operator, profile), way.get("todo") or _newer(operator, profile), way.get("option"))
     for rule in data["kernels"]:
         if operator.name not in rule["operators"] and rule["operators"] != ["*"]:
             continue
-        if _applies(rule, profile) and _matches(rule, subgraph, operator):
-            return made(rule["problem"], rule["todo"], rule.get("option"))
+        if _applies(rule, profile) and _matches(rule, place, operator):
+            return made(rule["problem"], rule["todo"], rule.get("option"), rule.get("effect", Effect.NO_RUN))
     return None
 
 
@@ -187,25 +241,29 @@ def _newer(operator: GraphOperator, profile: Profile) -> str:
     return f"Use {' or '.join(runtimes)} or newer, or write the layer with other keras.ops."
 
 
-def _is_way(item: Mapping[str, Any], subgraph: Subgraph, operator: GraphOperator) -> bool:
+def _is_way(item: Mapping[str, Any], place: _Place, operator: GraphOperator) -> bool:
     return (
-        item["operator"] == operator.name
-        and operator.version in item["versions"]
-        and _matches(item, subgraph, operator)
+        item["operator"] == operator.name and operator.version in item["versions"] and _matches(item, place, operator)
     )
 
 
 def _applies(rule: Mapping[str, Any], profile: Profile) -> bool:
-    """Whether a rule holds for a runtime: `runtimes` gives the first release that is free of it, "" where none is."""
+    """Whether a rule holds for a runtime.
+
+    `runtimes` gives the first release that is free of it, "" where none is; `from` the first that has it.
+    """
     for key in (profile.runtime, profile.family):
         if key in rule["runtimes"]:
-            free = rule["runtimes"][key]
+            free, first = rule["runtimes"][key], rule.get("from", {}).get(key, "")
+            if first and version_key(profile.release) < version_key(first):
+                return False
             return not free or version_key(profile.release) < version_key(free)
     return False
 
 
-def _matches(rule: Mapping[str, Any], subgraph: Subgraph, operator: GraphOperator) -> bool:
+def _matches(rule: Mapping[str, Any], place: _Place, operator: GraphOperator) -> bool:
     """Whether the operator's tensors are what the rule is about."""
+    subgraph = place.subgraph
     for position, types in rule.get("inputs", {}).items():
         number = operator.inputs[int(position)] if int(position) < len(operator.inputs) else -1
         if number < 0 or subgraph.tensors[number].dtype not in types:
@@ -213,6 +271,8 @@ def _matches(rule: Mapping[str, Any], subgraph: Subgraph, operator: GraphOperato
     if "one_scale" in rule and len(subgraph.tensors[operator.inputs[rule["one_scale"]]].scales) != 1:
         return False
     if "output_rank" in rule and len(subgraph.tensors[operator.outputs[0]].shape) < rule["output_rank"]:
+        return False
+    if rule.get("half_before_more") and not (place.more_unpacked and place.unpacked.intersection(operator.inputs)):
         return False
     if rule.get("variable"):
         return any(number >= 0 and subgraph.tensors[number].variable for number in operator.inputs)

@@ -412,7 +412,7 @@ def _verify_one(target: Target, connection: Connection, case: _Case, time_limit:
 def _milliseconds(timing: Timing | None) -> str:
     if timing is None:
         return ""
-    return f"{timing.mean_ms:.3f} ms" if timing.p50_ms is None else f"{timing.p50_ms:.3f} ms"
+    return f"{timing.typical_ms:.3f} ms"
 
 
 def _parts(error: EdgeError) -> dict[str, Any]:

@@ -7,30 +7,31 @@ from typing import Any
 
 import typer
 
-from edge_dl.cli.console import print_json, print_table
+from edge_dl.cli.console import ConsoleProgress, print_json, print_table
 from edge_dl.errors import UsageError
 from edge_dl.files import read_json
 
 RESULTS = "results.json"
 
 
-def compare(before: Path, after: Path, *, markdown: bool, everything: bool, json: bool) -> None:
+def compare(before: Path, after: Path, *, bench: bool, markdown: bool, everything: bool, json: bool) -> None:
     """Print what changed; exit 1 when a check that passed fails now, or a metric is worse beyond chance.
 
     Args:
         before, after: run folders, or their results.json.
+        bench: time the variants of both run folders in turns.
         markdown: print a pull request's comment.
         everything: also print the lines that show no difference.
         json: print JSON.
 
     Raises:
-        UsageError: one of them holds no results, or those of another format.
+        UsageError: one of them holds no results, or those of another format; or bench without two run folders.
         typer.Exit: 1 when something got worse.
     """
     from edge_dl.report import changes, changes_text
 
     old, new = read_results(before), read_results(after)
-    found = changes.compare_results(old, new, _pairs(before, after))
+    found = changes.compare_results(old, new, _pairs(before, after), _models(before, after, bench))
     failed = changes.regressions(found)
     if json:
         verdict = changes_text.headline(found)
@@ -46,8 +47,8 @@ def compare(before: Path, after: Path, *, markdown: bool, everything: bool, json
             print()
         if alike and not everything:
             print(f"No difference shown: {changes_text.unchanged_line(found)} variants. --all shows them.")
-        if any(change.what == "latency" for change in found):
-            print(changes_text.LATENCY_NOTE)
+        if note := changes_text.latency_note(found):
+            print(note)
         print(changes_text.headline(found))
     if failed:
         raise typer.Exit(1)
@@ -59,6 +60,21 @@ def _pairs(before: Path, after: Path) -> Any:
 
     runs = [read_translated(path) if path.is_dir() else None for path in (before, after)]
     return compare_runs(runs[0], runs[1]) if runs[0] is not None and runs[1] is not None else None
+
+
+def _models(before: Path, after: Path, bench: bool) -> Any:
+    """The models of both run folders held against each other, timed where that is asked for."""
+    from edge_dl.checks.run_pairs import pair_models
+
+    if before.is_dir() and after.is_dir():
+        return pair_models(before, after, measure=bench, progress=ConsoleProgress())
+    if bench:
+        raise UsageError(
+            "--bench times the models of two run folders.",
+            received=f"{before} and {after}",
+            todo="Name the folders, not their results.json.",
+        )
+    return None
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`edge-dl check MODEL_OR_BUNDLE --runtime PROFILE[,PROFILE]`: will it load there, and what avoids it if not?"""
+"""`edge-dl check MODEL_OR_BUNDLE --runtime PROFILE[,PROFILE]`: will it load and be right there, and what if not?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(what: str, runtime: str, *, json: bool) -> None:
     Raises:
         UsageError: a runtime is not known, there is no such model, or the file is damaged.
         StageError: looking into it crashed or took too long.
-        typer.Exit: 1 when it will not load in one of them.
+        typer.Exit: 1 when it will not load in one of them, or is known to answer wrongly there.
     """
     find_profiles(runtime)
     source = resolve(what, (Kind.TFLITE, Kind.BUNDLE))
@@ -31,7 +31,7 @@ def check(what: str, runtime: str, *, json: bool) -> None:
         print_json({"model": str(source.path), "runtimes": [answer.to_json() for answer in answers]})
     else:
         _show(answers)
-    if not all(answer.loads for answer in answers):
+    if not all(answer.right for answer in answers):
         raise typer.Exit(1)
 
 
@@ -49,16 +49,22 @@ def _look(path: Path, runtime: str) -> list[Compatibility]:
 def _show(answers: list[Compatibility]) -> None:
     rows = []
     for index, operator in enumerate(answers[0].operators):
-        cells = ["yes" if answer.operators[index].loads else "no" for answer in answers]
+        cells = [_cell(answer, index) for answer in answers]
         rows.append([operator.name, str(operator.version), str(operator.count), *cells])
     print_table(["operator", "version", "count", *(answer.runtime for answer in answers)], rows)
     print()
     for answer in answers:
         release = f" ({answer.release})" if answer.release and answer.release not in answer.runtime else ""
-        print(f"{answer.runtime}{release}: {'loads' if answer.loads else 'will not load'}")
+        print(f"{answer.runtime}{release}: {answer.word}")
         for item in answer.problems:
             print(printable(f"  {item.count} x {item.operator} version {item.version} {item.reason}. {item.todo}"))
         print(f"  about it: {'; '.join(answer.notes)}")
+
+
+def _cell(answer: Compatibility, index: int) -> str:
+    operator = answer.operators[index]
+    wrong = any((item.operator, item.version) == (operator.name, operator.version) for item in answer.problems)
+    return "no" if not operator.loads else "wrong" if wrong else "yes"
 
 
 def with_runtime(runtime: str, settings: list[str] | None) -> list[str]:

@@ -241,7 +241,7 @@ def check(
     ],
     json: Json = False,
 ) -> None:
-    """Will it load in another runtime? Operator by operator, from tables. Exit code 1: not in one of them."""
+    """Will it load in another runtime, and be right? Operator by operator, from tables. Exit code 1: not everywhere."""
     from edge_dl.cli import compatibility
 
     compatibility.check(what, runtime, json=json)
@@ -287,6 +287,7 @@ def report(
 def compare(
     before: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or its results.json.")],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The one that came later.")],
+    bench: Annotated[bool, typer.Option("--bench", help="Time both runs' models in turns, seconds each.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a pull request's comment.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also show what shows no difference.")] = False,
     json: Json = False,
@@ -294,7 +295,7 @@ def compare(
     """What changed from one run to another. Exit code 1: a check or a metric got worse."""
     from edge_dl.cli import compare as comparing
 
-    comparing.compare(before, after, markdown=markdown, everything=everything, json=json)
+    comparing.compare(before, after, bench=bench, markdown=markdown, everything=everything, json=json)
 
 
 @app.command()

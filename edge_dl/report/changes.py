@@ -2,7 +2,8 @@
 
 Two runs were measured at different times, so a difference is called one only where it is larger than what chance
 explains: task metrics by an interval of their difference, latencies by an interval drawn from how much the machine's
-speed moved while each run was timed. Nothing here reads files.
+speed moved while each run was timed, or by timing both models again in turns (`checks.run_pairs`). Nothing here reads
+files.
 
 Intervals of a difference are recovered from those of its two sides (MOVER: Zou & Donner, Statistics in Medicine 27
 (2008) 1693-1702; with Wilson's intervals it is Newcombe's for two shares, Statistics in Medicine 17 (1998) 873-890).
@@ -14,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_dl.checks.plain import to_plain
 from edge_dl.checks.statistics import Interval, normal_quantile, student_quantile, wilson_interval
@@ -27,11 +28,16 @@ from edge_dl.report.target_results import NOT_RUN
 from edge_dl.report.variant_results import FAIL, NOT_MADE, PASS, mapping, mappings
 from edge_dl.report.words import metric_change, metric_name
 
+if TYPE_CHECKING:
+    from edge_dl.checks.run_pairs import ModelPair
+
 CONFIDENCE = 0.95
 SIZE_MARGIN = 0.01
 """Relative difference of two files' sizes that counts as none: names and padding."""
 LATENCY_MARGIN = 0.10
-"""Relative difference of two runs' latencies that is never called one, on one and the same machine."""
+"""Relative difference of two runs' latencies that is never called one, on one and the same machine: what the interval
+cannot know, because it only sees how the machine's speed moved within each run. Models timed in turns need no such
+allowance (`turns.Settings.margin`)."""
 SNR_MARGIN_DB = 3.0
 """Difference of two signal-to-noise ratios that counts as none: less than twice the error's power."""
 _SAME = 1e-6
@@ -77,7 +83,12 @@ class Change:
         return to_plain(self)
 
 
-def compare_results(before: Mapping[str, Any], after: Mapping[str, Any], pairs: Pairs | None = None) -> list[Change]:
+def compare_results(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    pairs: Pairs | None = None,
+    models: Mapping[str, ModelPair] | None = None,
+) -> list[Change]:
     """What changed from `before` to `after`, the run as a whole first, then by variant.
 
     Args:
@@ -85,14 +96,18 @@ def compare_results(before: Mapping[str, Any], after: Mapping[str, Any], pairs: 
             missing is compared with nothing.
         pairs: translations of the same sentences, held against each other (`translation_pairs.compare_runs`); None or
             a variant that is not in it: intervals of a score come from those of its two sides.
+        models: the files of both, by variant (`run_pairs.pair_models`); None or a variant that is not in it: only the
+            recorded latencies tell.
     """
-    pairs = pairs or {}
+    pairs, models = pairs or {}, models or {}
     old = {str(item.get("name")): item for item in mappings(before.get("variants"))}
     new = {str(item.get("name")): item for item in mappings(after.get("variants"))}
     changes = list(_run_changes(before, after, pairs.get("", {})))
     for name in [*new, *(name for name in old if name not in new)]:
         if name in old and name in new:
-            changes += _variant_changes(name, old[name], new[name], before, after, pairs.get(name, {}))
+            changes += _variant_changes(
+                name, old[name], new[name], before, after, pairs.get(name, {}), models.get(name)
+            )
         else:
             changes += _added_or_gone(name, old.get(name), new.get(name))
     return changes
@@ -177,6 +192,7 @@ def _variant_changes(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     pairs: Mapping[str, Difference],
+    models: ModelPair | None,
 ) -> Iterator[Change]:
     verdicts = old.get("verdict"), new.get("verdict")
     if NOT_MADE in verdicts:
@@ -196,7 +212,7 @@ def _variant_changes(
     yield from _metric_change(name, left, right, _same_data(before, after), pairs)
     yield from _parity_change(name, old, new)
     yield from _size_change(name, old, new)
-    yield from _latency_change(name, spread_of(name, before), spread_of(name, after))
+    yield from _latency_change(name, spread_of(name, before), spread_of(name, after), models)
     yield from _target_changes(name, before, after)
 
 
@@ -320,20 +336,34 @@ def _size_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> I
     yield Change(name, "size", direction, numbers.size(sizes[0]), numbers.size(sizes[1]), _relative(ratio))
 
 
-def _latency_change(name: str, old: LatencySpread | None, new: LatencySpread | None) -> Iterator[Change]:
-    if old is None or new is None:
+def _latency_change(
+    name: str, old: LatencySpread | None, new: LatencySpread | None, models: ModelPair | None
+) -> Iterator[Change]:
+    if models is not None and models.comparison is not None:
+        found = models.comparison
+        ratio, interval, margin = found.ratio, Interval(found.low, found.high, found.confidence), found.margin
+        texts = numbers.duration(found.b_ms / 1e3), numbers.duration(found.a_ms / 1e3)
+        source = ", timed in turns"
+    elif old is None or new is None:
         return
-    texts = numbers.duration(old.seconds), numbers.duration(new.seconds)
-    if reason := old.incomparable(new):
-        yield Change(name, "latency", Direction.NO_DIFFERENCE, *texts, reason)
-        return
-    ratio = new.seconds / old.seconds
-    half = student_quantile(CONFIDENCE, old.freedom + new.freedom) * math.hypot(old.deviation, new.deviation)
-    interval = Interval(ratio * math.exp(-half), ratio * math.exp(half), CONFIDENCE)
+    else:
+        texts = numbers.duration(old.seconds), numbers.duration(new.seconds)
+        if models is not None and models.same:
+            yield Change(name, "latency", Direction.NO_DIFFERENCE, *texts, "the same file")
+            return
+        if reason := old.incomparable(new):
+            yield Change(name, "latency", Direction.NO_DIFFERENCE, *texts, reason)
+            return
+        ratio, margin = new.seconds / old.seconds, LATENCY_MARGIN
+        half = student_quantile(CONFIDENCE, old.freedom + new.freedom) * math.hypot(old.deviation, new.deviation)
+        interval = Interval(ratio * math.exp(-half), ratio * math.exp(half), CONFIDENCE)
+        source = f"; not timed in turns: {models.error}" if models is not None and models.error else ""
     directions = {Speed.FASTER: Direction.BETTER, Speed.SLOWER: Direction.WORSE}
-    direction = directions.get(judge(interval, LATENCY_MARGIN), Direction.NO_DIFFERENCE)
-    note = f"{_relative(ratio)}, ratio {ratio:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-    yield Change(name, "latency", direction, *texts, note)
+    direction = directions.get(judge(interval, margin), Direction.NO_DIFFERENCE)
+    decided = f"{ratio:.3f} ({interval.low:.3f} to {interval.high:.3f}{source})"
+    yield Change(
+        name, "latency", direction, *texts, f"{_relative(ratio)}, ratio {decided}, {100 * margin:.0f} % decide"
+    )
 
 
 def _target_changes(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:

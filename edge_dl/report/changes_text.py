@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_dl.report.changes import Change, Direction, regressions
+from edge_dl.checks.turns import Settings
+from edge_dl.report.changes import LATENCY_MARGIN, Change, Direction, regressions
 from edge_dl.report.markdown import escape
 from edge_dl.report.numbers import UNKNOWN
 from edge_dl.report.variant_results import mappings
 from edge_dl.report.words import VERDICTS, plural
 
 COLUMNS = ["variant", "what", "before", "after", "difference", "verdict"]
+_TURNS, _RUNS = (f"{100 * margin:.0f} %" for margin in (Settings.margin, LATENCY_MARGIN))
 LATENCY_NOTE = (
-    "Latencies were measured in two runs at two times: only a difference larger than what the machine's speed moved "
-    "within each run is called one. `edge-dl bench A --against B` measures two models in turns and sees smaller ones."
+    "A latency is different when all of its ratio's 95 % interval lies beyond a margin. Two runs were measured at two "
+    f"times: the interval is how much the machine's speed moved within each run, the margin {_RUNS}. "
+    f"`edge-dl compare A B --bench` times both runs' models in turns and sees {_TURNS}."
+)
+TURNS_NOTE = (
+    f"A latency is different when all of its ratio's 95 % interval lies beyond a margin of {_TURNS}: both runs' models "
+    "were timed in turns on this machine."
 )
 _SIGNS = {Direction.BETTER: "✅", Direction.WORSE: "❌", Direction.CHANGED: "➖", Direction.NO_DIFFERENCE: ""}
 _MOST = 40
+
+
+def latency_note(changes: Sequence[Change]) -> str:
+    """What decided about latencies, in one or two sentences; "" where none was compared."""
+    notes = [change.note for change in changes if change.what == "latency"]
+    if not notes:
+        return ""
+    return TURNS_NOTE if any("timed in turns)" in note for note in notes) else LATENCY_NOTE
 
 
 def headline(changes: Sequence[Change]) -> str:
@@ -100,9 +115,9 @@ def to_markdown(before: Mapping[str, Any], after: Mapping[str, Any], changes: Se
     reasons = dict.fromkeys(
         change.note for change in changes if change.note.startswith(("not comparable", "other test"))
     )
-    notes = [*reasons, *([LATENCY_NOTE] if any(change.what == "latency" for change in changes) else [])]
-    # The last note names a command: its backticks are ours.
-    lines += [part for note in notes for part in ("", f"<sub>{note if note is LATENCY_NOTE else escape(note)}</sub>")]
+    lines += [part for note in reasons for part in ("", f"<sub>{escape(note)}</sub>")]
+    if note := latency_note(changes):  # It names a command: its backticks are ours.
+        lines += ["", f"<sub>{note}</sub>"]
     return "\n".join(lines) + "\n"
 
 

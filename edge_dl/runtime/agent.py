@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import re
+import struct
 import sys
 import time
 import warnings
@@ -218,10 +219,60 @@ def _load_runtime(name: str) -> tuple[Any, str]:
 def _is_first(name: str, version: str) -> bool:
     """Whether a runtime is of TFLite's time: tflite-runtime, or LiteRT's first release.
 
-    Measured of tflite-runtime 2.14.0 and LiteRT 1.0.1, and not of LiteRT 1.2.0 and later: they need numpy<2, and with
-    several signatures their XNNPACK takes float16 weights of one for those of another, without a word.
+    Measured of tflite-runtime 2.14.0 and LiteRT 1.0.1: they need numpy<2.
     """
     return name == "tflite_runtime" or version.startswith("1.0.")
+
+
+def _mixes_halves(name: str, version: str, path: str) -> bool:
+    """Whether a runtime's XNNPACK would answer wrongly, without a word, for a file with float16 constants.
+
+    Before LiteRT 1.1 and TensorFlow 2.19, the delegate keeps what it unpacks of float16 constants in one piece of
+    memory, which it fills anew for every graph of a file: for each signature, for the body of a loop. What an earlier
+    graph still reads there when it runs, such as a constant that is added, is then another graph's.
+    """
+    if name == "tensorflow":
+        old = [int(part) for part in re.findall(r"\d+", version)[:2]] < [2, 19]
+    else:
+        old = _is_first(name, version)
+    return old and _graphs_with_halves(path) > 1
+
+
+def _graphs_with_halves(path: str) -> int:
+    """How many graphs of a .tflite hold float16 tensors, read by hand: no runtime's Python tells of all of them.
+
+    Source: FlatBuffers' internals (https://flatbuffers.dev/internals) and TFLite's schema: Model.subgraphs is field 2,
+    SubGraph.tensors field 0, Tensor.type field 1, FLOAT16 is 1.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+
+    def number(form: str, place: int) -> int:
+        return int(struct.unpack_from(form, content, place)[0])
+
+    def field(table: int, index: int) -> int:
+        """Place of a table's field; 0: it has none."""
+        fields = table - number("<i", table)
+        offset = number("<H", fields + 4 + 2 * index) if 4 + 2 * index < number("<H", fields) else 0
+        return table + offset if offset else 0
+
+    def tables(place: int) -> list[int]:
+        """Places of the tables in the vector that a field points to."""
+        if not place:
+            return []
+        start = place + number("<I", place)
+        count = min(number("<I", start), len(content) // 4)
+        return [start + 4 * item + number("<I", start + 4 * item) for item in range(1, count + 1)]
+
+    def is_half(tensor: int) -> bool:
+        kind = field(tensor, 1)
+        return bool(kind) and number("<b", kind) == 1
+
+    try:
+        graphs = tables(field(number("<I", 0), 2))
+        return sum(any(is_half(tensor) for tensor in tables(field(graph, 0))) for graph in graphs)
+    except struct.error:  # A damaged file; the runtime says so.
+        return 0
 
 
 def find_runtime(runtime: str = "auto") -> tuple[str, Any, str]:
@@ -272,7 +323,8 @@ class Interpreter:
             model: path of a .tflite.
             runtime: "auto" or one of RUNTIMES.
             threads: threads of the interpreter, at least 1.
-            delegate: whether the default delegate (XNNPACK) may take over operators.
+            delegate: whether the default delegate (XNNPACK) may take over operators. Where it would answer wrongly (see
+                `_mixes_halves`) it may not.
             signature: key of the signature to run; "" takes the only one, else the first that there is of "predict",
                 "step", "decode_step" and "serving_default".
             keep_tensors: whether what operators compute on the way can be read with `get_tensor` after a call. Where a
@@ -283,6 +335,7 @@ class Interpreter:
         path = os.fspath(model)
         _check_file(path)
         self.runtime, module, self.version = find_runtime(runtime)
+        delegate = delegate and not _mixes_halves(self.runtime, self.version, path)
         self.threads, self.delegate = threads, delegate
         resolver = module.OpResolverType.AUTO if delegate else module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         kept = {"experimental_preserve_all_tensors": True} if keep_tensors else {}
@@ -744,8 +797,6 @@ class Session:
             if self.manifest.get("labels"):
                 with open(os.path.join(self.path, self.manifest["labels"]), encoding="utf-8", newline="") as file:
                     self.labels = file.read().split("\n")[:-1]
-        if self.manifest and self.manifest.get("encoder") and self.manifest.get("quantization") == "float16":
-            delegate = delegate and not _is_first(*find_runtime(runtime)[::2])
         self.interpreter = Interpreter(
             model, runtime=runtime, threads=threads, delegate=delegate, signature=signature, keep_tensors=keep_tensors
         )
@@ -1542,10 +1593,10 @@ def measure(
 
     Returns:
         {"machine", "machine_after", "models": [{..Session.describe(), "first_call_ms", "warmup_calls", "steady",
-        "memory_before_bytes", "memory_peak_bytes", "blocks_ns": [[call...] a round], "calls", "p50_us", "p90_us",
-        "p99_us", "mean_us"}]}. The peak covers loading and the first call; where the system cannot forget an earlier
-        peak (not Linux) it is the process'. For a step or stream model one call is the whole sequence or clip, for one
-        with an encoder an encode and a step a position ("call" says so).
+        "memory_before_bytes", "memory_peak_bytes", "blocks_ns": [[call...] a round], "round_us": [lower quartile of its
+        calls a round], "calls", "p50_us", "p90_us", "p99_us", "mean_us"}]}. The peak covers loading and the first call;
+        where the system cannot forget an earlier peak (not Linux) it is the process'. For a step or stream model one
+        call is the whole sequence or clip, for one with an encoder an encode and a step a position ("call" says so).
     """
     before = machine()
     calls, results = [], []
@@ -1576,6 +1627,8 @@ def measure(
         p50, p90, p99 = (round(float(value), 3) for value in np.percentile(flat, (50, 90, 99)))
         result.update(blocks_ns=times, calls=int(flat.size), p50_us=p50, p90_us=p90, p99_us=p99)
         result["mean_us"] = round(float(flat.mean()), 3)
+        # Interruptions only ever add time: the lower quartile of a round is steadier than its median.
+        result["round_us"] = [round(float(np.percentile(block, 25)) / 1e3, 4) for block in times]
     return {"machine": before, "machine_after": machine(), "models": results}
 
 

@@ -5,7 +5,8 @@
     results.py      what the fixtures give: true or false, with every reason
     graphs.py       where in the graph a variant starts to differ from its float32 sibling
     conditions.py   --edge-fail "latency.p50 > 1.1x"
-    baselines.py    earlier results, one file a machine
+    baselines.py    earlier results, one file a machine, and the models that were timed
+    pairs.py        a model timed in turns with its baseline's
 
 Importing this package, `conditions` or `baselines` loads neither NumPy nor an interpreter.
 """

@@ -12,6 +12,11 @@ from edge_dl.checks.verdicts import Check, OutputParity, ParityReport, Verdict
 from edge_dl.testing.baselines import Entry, stored_value
 from edge_dl.testing.conditions import Condition
 from edge_dl.testing.graphs import OperatorDifference, Start
+from edge_dl.testing.pairs import MARGIN, Ratio
+
+SESSIONS = 1.5
+"""How many times as long one and the same model may take in another session: what the machine does beside it, its
+frequency, where memory lies. benchmarks/baseline_verdicts.py measures it."""
 
 WORST_SHOWN = 3
 VALUES_SHOWN = 8
@@ -55,6 +60,7 @@ class Result:
         key: under which a baseline is kept.
         unjudged: conditions that could not be judged because there is no baseline.
         notes: what a reader of the numbers must know.
+        ratios: values over those of the baseline's model, measured in this session too; {} where that was not done.
     """
 
     kind: str
@@ -67,6 +73,7 @@ class Result:
     key: str = ""
     unjudged: tuple[Condition, ...] = ()
     notes: tuple[str, ...] = ()
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -151,7 +158,15 @@ class ParityResult(Result):
 
 @dataclass(frozen=True, repr=False)
 class LatencyResult(Result):
-    """Latency of a model on one target. Values are milliseconds a call, MB of memory."""
+    """Latency of a model on one target. Values are milliseconds a call, MB of memory.
+
+    Attributes:
+        kept: name of the model among those of the baselines; "" when no baseline is being made.
+        alone: why it was not timed beside its baseline's model; "" when it was, or nothing asked for it.
+    """
+
+    kept: str = ""
+    alone: str = ""
 
     @property
     def p50_ms(self) -> float | None:
@@ -167,6 +182,8 @@ class LatencyResult(Result):
             if value is not None
         ]
         lines[1:1] = [f"  {', '.join(shown) or 'not measured'}"]
+        if self.alone:
+            lines.append(f"  note: not timed beside its baseline: {self.alone}")
         return lines
 
 
@@ -174,23 +191,69 @@ R = TypeVar("R", bound=Result)
 
 
 def judged(result: R, conditions: Sequence[Condition], baseline: Entry | None) -> R:
-    """The result with a check for every condition on what it measured; those that lack a baseline become `unjudged`."""
+    """The result with a check for every condition on what it measured; those that lack a baseline become `unjudged`.
+
+    A factor of a latency is held against the interval of the ratio to the baseline's model where both were measured.
+    The stored numbers decide where that was not possible; they also tell what such a ratio cannot: that the runtime,
+    which is the same for both models, became slower since. Numbers of two sessions are allowed `SESSIONS` times more.
+
+    Args:
+        result: what was measured.
+        conditions: of --edge-fail.
+        baseline: the stored result of this machine; None without one.
+    """
     checks, unjudged = [], []
     for condition in conditions:
-        value = result.values.get(condition.metric.partition(".")[2])
+        name = condition.metric.partition(".")[2]
+        value = result.values.get(name)
         if condition.kind != result.kind or value is None:
             continue
+        ratio = result.ratios.get(name) if condition.relative else None
+        if ratio is not None:
+            checks.append(_by_interval(condition, ratio))
+            if baseline is None or baseline.get("runtime") == result.runtime:
+                continue
         before = stored_value(baseline, condition.metric)
-        limit = condition.limit(before)
-        if limit is None:
+        if before is not None or not condition.relative:
+            checks.append(_by_number(condition, value, before, str((baseline or {}).get("runtime")), result.runtime))
+        elif ratio is None:
             unjudged.append(condition)
-            continue
-        broken = condition.broken_by(value, limit)
-        factor = f" ({condition.number:g} times the baseline's {before:.4g})" if condition.relative else ""
-        message = f"{condition.metric} is {value:.4g}; fails when {condition.operator} {limit:.4g}{factor}."
-        verdict = Verdict.FAIL if broken else Verdict.PASS
-        checks.append(Check("--edge-fail", verdict, message, value=value, limit=limit))
     return replace(result, checks=(*result.checks, *checks), unjudged=(*result.unjudged, *unjudged))
+
+
+def _by_interval(condition: Condition, ratio: Ratio) -> Check:
+    """A factor is exceeded when all of the ratio's interval lies beyond it."""
+    metric, factor = condition.metric, condition.number
+    if ratio.same:
+        message = f"{metric}: the model is the baseline's own."
+    else:
+        message = (
+            f"{metric} is {ratio.value:.3f} times that of the baseline's model ({ratio.low:.3f} to {ratio.high:.3f}, "
+            "timed in turns)"
+        )
+        if 1 <= factor < 1 + MARGIN:
+            factor = 1 + MARGIN
+            message += f"; less than {100 * MARGIN:.0f} % cannot be told apart"
+        message += f"; fails when all of the interval is {condition.operator} {factor:g}."
+    broken = condition.broken_by(ratio.low, factor)
+    return Check("--edge-fail", Verdict.FAIL if broken else Verdict.PASS, message, value=ratio.value, limit=factor)
+
+
+def _by_number(condition: Condition, value: float, before: float | None, earlier: str, runtime: str) -> Check:
+    """A number against a limit; a latency's factor of a stored number allows for the difference of two sessions."""
+    limit = condition.limit(before)
+    assert limit is not None
+    factor = ""
+    if condition.relative:
+        factor = f"{condition.number:g} times the baseline's {before:.4g}"
+        if condition.kind == "latency":
+            limit *= SESSIONS
+            factor += f", and {SESSIONS:g} times that because they are numbers of two sessions"
+            factor += f", of {earlier} and {runtime}" if earlier != runtime else ""
+        factor = f" ({factor})"
+    message = f"{condition.metric} is {value:.4g}; fails when {condition.operator} {limit:.4g}{factor}."
+    verdict = Verdict.FAIL if condition.broken_by(value, limit) else Verdict.PASS
+    return Check("--edge-fail", verdict, message, value=value, limit=limit)
 
 
 def parity_values(outputs: Sequence[OutputParity]) -> dict[str, float | None]:

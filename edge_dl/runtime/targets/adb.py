@@ -17,7 +17,7 @@ from typing import Any
 
 from edge_dl.bundle import MODEL, Bundle
 from edge_dl.errors import EdgeError, StageError, UsageError
-from edge_dl.runtime.targets.answers import Facts, Machine, Timing, full_disk, parse_facts
+from edge_dl.runtime.targets.answers import Facts, Machine, Pair, Timing, full_disk, parse_facts
 from edge_dl.runtime.targets.base import TIME_LIMIT, Connection, Finding, Target, check_size
 from edge_dl.runtime.targets.processes import Completed, plain_text, run_command
 from edge_dl.runtime.targets.remote import RemoteConnection
@@ -146,6 +146,15 @@ class AdbConnection(RemoteConnection):
         )
         done = self.shell(script, timeout=timeout)
         return parse_benchmark(done)
+
+    def measure_pair(
+        self, one: Bundle, other: Bundle, *, rounds: int, round_seconds: float, timeout: float = TIME_LIMIT
+    ) -> Pair:
+        """By the agent; benchmark_model takes one model a process, so it runs twice, which makes one round."""
+        if not self.benchmark:
+            return super().measure_pair(one, other, rounds=rounds, round_seconds=round_seconds, timeout=timeout)
+        first, second = (self.measure(bundle, rounds=rounds, timeout=timeout) for bundle in (one, other))
+        return Pair((first, second), ((first.typical_ms,), (second.typical_ms,)))
 
     def facts(self) -> dict[str, Any]:
         """Model, ABI, Android's version, governor, thermal status, battery."""

@@ -80,6 +80,25 @@ class Timing:
     machine: Machine = field(default_factory=Machine)
     machine_after: Machine = field(default_factory=Machine)
 
+    @property
+    def typical_ms(self) -> float:
+        """The median of a call; its mean where the target does not tell the median."""
+        return self.mean_ms if self.p50_ms is None else self.p50_ms
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models that a target timed in turns, opened one after the other.
+
+    Attributes:
+        timings: of both.
+        rounds_ms: for each the milliseconds of a call, one number a round (the lower quartile of its calls); a round of
+            one was measured beside the same round of the other.
+    """
+
+    timings: tuple[Timing, Timing]
+    rounds_ms: tuple[tuple[float, ...], tuple[float, ...]]
+
 
 def read_answer(done: Completed) -> dict[str, Any]:
     """The JSON object that the agent printed.
@@ -184,11 +203,18 @@ class _Fields:
     def object(self, name: str) -> _Fields:
         return _Fields(self.value.get(name), f"{self.where}.{name}")
 
-    def first(self, name: str) -> _Fields:
+    def objects(self, name: str, count: int) -> list[_Fields]:
         items = self.value.get(name)
-        if not isinstance(items, list) or len(items) != 1:
-            raise self._error("a list of one", items, name)
-        return _Fields(items[0], f"{self.where}.{name}[0]")
+        if not isinstance(items, list) or len(items) != count:
+            raise self._error(f"a list of {count}", items, name)
+        return [_Fields(item, f"{self.where}.{name}[{place}]") for place, item in enumerate(items)]
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        items = self.value.get(name)
+        if not isinstance(items, list) or len(items) != count:
+            raise self._error(f"a list of {count} numbers", items, name)
+        fields = _Fields({str(place): item for place, item in enumerate(items)}, f"{self.where}.{name}")
+        return tuple(fields.number(str(place)) for place in range(count))
 
     def text(self, name: str, choices: tuple[str, ...] = ()) -> str:
         value = self.value.get(name)
@@ -255,7 +281,22 @@ def parse_timing(value: Any) -> Timing:
         StageError: see `parse_run`.
     """
     fields = _Fields(value, "bench")
-    model = fields.first("models")
+    return _timing(fields, fields.objects("models", 1)[0])
+
+
+def parse_pair(value: Any, rounds: int) -> Pair:
+    """Check what the agent's `bench` of two models printed, in the order of its command line.
+
+    Raises:
+        StageError: see `parse_run`.
+    """
+    fields = _Fields(value, "bench")
+    one, other = fields.objects("models", 2)
+    times = [tuple(number / 1e3 for number in model.numbers("round_us", rounds)) for model in (one, other)]
+    return Pair((_timing(fields, one), _timing(fields, other)), (times[0], times[1]))
+
+
+def _timing(fields: _Fields, model: _Fields) -> Timing:
     peak = model.maybe("memory_peak_bytes")
     return Timing(
         runtime=model.text("runtime", RUNTIMES),

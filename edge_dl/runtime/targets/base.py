@@ -21,12 +21,22 @@ from edge_dl.bundle import MANIFEST, Bundle
 from edge_dl.errors import StageError
 from edge_dl.files import member_path, save_npz, sha256_file
 from edge_dl.runtime import agent as agent_module
-from edge_dl.runtime.targets.answers import Run, Timing, load_outputs, parse_run, parse_timing, read_answer
+from edge_dl.runtime.targets.answers import (
+    Pair,
+    Run,
+    Timing,
+    load_outputs,
+    parse_pair,
+    parse_run,
+    parse_timing,
+    read_answer,
+)
 from edge_dl.runtime.targets.processes import Completed
 from edge_dl.runtime.targets.url import Address
 
 TIME_LIMIT = 300.0
 AGENT = Path(agent_module.__file__)
+PAIR_WARMUP = "0.2"
 INPUTS, OUTPUTS = "inputs.npz", "outputs.npz"
 
 
@@ -114,6 +124,26 @@ class Connection(ABC):
         """
         arguments = ["bench", self._put_bundle(bundle, timeout), "--rounds", str(rounds), "--no-samples"]
         return parse_timing(self._ask(arguments, timeout))
+
+    def measure_pair(
+        self, one: Bundle, other: Bundle, *, rounds: int, round_seconds: float, timeout: float = TIME_LIMIT
+    ) -> Pair:
+        """Latency of two bundles in turns, in one process of the target that opens `one` first.
+
+        Neither must be steady before it counts, as for `measure`: what is not steady disturbs both.
+
+        Args:
+            one, other: opened bundles.
+            rounds: in each both have a stretch of calls, in random order.
+            round_seconds: how long a stretch should take.
+            timeout: seconds that the run may take.
+
+        Raises:
+            EdgeError: see `predict`.
+        """
+        models = [self._put_bundle(bundle, timeout) for bundle in (one, other)]
+        settings = ["--rounds", str(rounds), "--block-seconds", str(round_seconds), "--warmup-seconds", PAIR_WARMUP]
+        return parse_pair(self._ask(["bench", *models, *settings, "--no-samples"], timeout), rounds)
 
     def ask(self, arguments: Sequence[str], *, timeout: float = TIME_LIMIT) -> dict[str, Any]:
         """Run the agent and give its JSON, of which only that it is an object is known."""

@@ -25,7 +25,7 @@ def making(folder: Path) -> Iterator[bool]:
     Other processes that want the same folder wait. What an interrupted attempt left is removed first.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("a+") as lock, _locked(lock):
+    with locked(folder.parent / f".{folder.name}.lock"):
         if is_ready(folder):
             yield False
             return
@@ -45,12 +45,11 @@ def made_folder(*parts: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(file: object) -> Iterator[None]:
-    """Hold a lock on an open file, waiting for it; the system releases it when the process ends."""
-    if os.name == "nt":
-        yield  # Two commands at a time would make the folder twice, one after the other's remains.
-        return
-    import fcntl
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, waiting for it; the system releases it when the process ends."""
+    with path.open("a+") as file:
+        if os.name != "nt":  # There two at a time make the folder twice, one after the other's remains.
+            import fcntl
 
-    fcntl.flock(file, fcntl.LOCK_EX)  # type: ignore[arg-type]
-    yield
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
