@@ -66,6 +66,17 @@ def test_chunks_of_any_length_give_the_same(bundle: Path) -> None:
     assert one.push(np.zeros(0, np.int16)) == []
 
 
+def test_whoever_records_may_use_its_array_again(bundle: Path) -> None:
+    """As callbacks of audio libraries and `readinto` do: chunks that are no whole packet are copied."""
+    samples = sound(2 * CLIP, seed=5)[0]
+    expected = StreamSession(bundle).push(samples)
+    session, buffer, found = StreamSession(bundle), np.zeros(100, np.int16), []
+    for part in samples.reshape(-1, 100):
+        buffer[:] = part
+        found += session.push(buffer)
+    np.testing.assert_array_equal([score.values for score in found], [score.values for score in expected])
+
+
 def test_scores_begin_with_the_first_whole_clip(session: StreamSession) -> None:
     scores = session.push(np.zeros(CLIP - session.packet, np.int16))
     assert scores == []
@@ -94,6 +105,7 @@ def test_another_rate_is_refused_with_both(session: StreamSession) -> None:
         session.push(np.zeros(10, np.int16), rate=16_000)
     assert "16,000" in str(error.value)
     assert session.push(np.zeros(10, np.int16), rate=RATE) == []
+    assert "Leave the rate out" in str(hearing.other_rate(0, RATE))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +118,7 @@ def test_what_is_no_sound_is_refused(session: StreamSession, samples: np.ndarray
         session.push(samples)
 
 
-@pytest.mark.parametrize("setting", [{"threshold": 1.5}, {"smoothing": -1}, {"refractory": -0.1}])
+@pytest.mark.parametrize("setting", [{"threshold": 1.5}, {"smoothing": -1}, {"refractory": -0.1}, {"refractory": float("inf")}])
 def test_settings_are_checked(bundle: Path, setting: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         StreamSession(bundle, **setting)
@@ -125,6 +137,31 @@ def test_a_word_fires_once_and_again_after_the_refractory_time(bundle: Path) -> 
     scripted(session, [unsure, silence, yes, yes, no, no, silence])
     fired = [score.detection and score.detection.label for score in hear(session, 7)]
     assert fired == [None, None, "yes", None, None, "no", None]
+
+
+def test_scores_that_are_no_numbers_are_no_words_and_valid_json(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model in float can overflow. What it heard is nothing then, and JSON has no word for NaN."""
+    (tmp_path / "a.wav").write_bytes(content(np.zeros(2 * CLIP)))
+    answer = {"label": np.array([0.1, np.nan, 0.2, np.inf], np.float32)}
+    monkeypatch.setattr(agent.Session, "packet", lambda *_: answer)
+    assert all(score.detection is None for score in StreamSession(bundle).push(np.zeros(2 * CLIP, np.int16)))
+    found = listen(str(bundle), str(tmp_path / "a.wav"), "--scores", "--json")
+    assert found.exit_code == 0, found.output
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in found.stdout.splitlines()]
+    assert len(lines) > 20
+    assert list(lines[-1]["scores"].values()) == [0.1, None, 0.2, None]
+    assert lines[-1]["detection"] is None
+
+
+def test_labels_are_those_of_the_classes(bundle: Path) -> None:
+    session = open_session(bundle)
+    session.labels = ["yes", "no"]
+    with pytest.raises(UsageError, match="2 labels for 4 classes"):
+        StreamSession(session)
+    session.labels = []
+    assert StreamSession(session).labels == ("0", "1", "2", "3")
 
 
 def test_other_lowerings_do_not_listen(bundle: Path, tmp_path: Path) -> None:
@@ -238,6 +275,7 @@ def test_listen_reads_standard_input(bundle: Path) -> None:
     [
         ([], "Name one thing to listen to"),
         (["a.wav", "--microphone"], "Name one thing to listen to"),
+        (["other.wav", "--device", "USB"], "--device chooses a microphone"),
         (["missing.wav"], "The sound must exist"),
         (["other.wav"], "16,000 samples a second"),
     ],

@@ -53,6 +53,8 @@ def listen(
             received="a file and the microphone" if microphone else "nothing",
             todo="Give a wav file, - for standard input, or --microphone.",
         )
+    if device and not microphone:
+        raise UsageError("--device chooses a microphone.", received=f"{source} to listen to", todo="Add --microphone.")
     folder = find_bundle(bundle, LOWERINGS, rule="Name a bundle that listens.", make=MAKE)
     model = _open(open_session(folder), {key: value for key, value in detecting.items() if value is not None})
     session = model.session
@@ -176,7 +178,7 @@ class _Display:
         now = time.monotonic()
         if self.live and now - self.shown >= REFRESH:
             self.shown = now
-            bar = "#" * round(BAR * float(heard.values[best]))
+            bar = "#" * round(BAR * float(np.nan_to_num(heard.values[best])))
             label = printable(self.labels[best])[:20]
             print(
                 f"\r{_clock(heard.seconds)}  {label:20} {bar:{BAR}} {heard.values[best]:.2f}",
@@ -208,9 +210,14 @@ class _Display:
 def _json_line(heard: _Heard, labels: Sequence[str]) -> str:
     return plain.dumps({
         "seconds": round(heard.seconds, 4),
-        "scores": {label: round(float(value), 6) for label, value in zip(labels, heard.values, strict=True)},
-        "detection": {"label": heard.label, "score": round(heard.score, 6)} if heard.label else None,
-    })  # fmt: skip
+        "scores": {label: _json_number(value) for label, value in zip(labels, heard.values, strict=True)},
+        "detection": {"label": heard.label, "score": _json_number(heard.score)} if heard.label else None,
+    }, allow_nan=False)  # fmt: skip
+
+
+def _json_number(value: float) -> float | None:
+    """Six digits of a score; null where it is NaN or infinite, for which JSON has no word."""
+    return round(float(value), 6) if np.isfinite(value) else None
 
 
 def _clock(seconds: float) -> str:

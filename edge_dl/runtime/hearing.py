@@ -142,7 +142,13 @@ def _records(sounddevice: Any, device: int, rate: int) -> bool:
 
 
 def other_rate(wanted: int, received: int) -> UsageError:
-    """The error for a stream of another rate than the model's."""
+    """The error for a stream of another rate than the model's; a model's rate of 0 is not known."""
+    if not wanted:
+        return UsageError(
+            "A stream's rate can be held to the model's only where the bundle names one.",
+            received=f"{received:,} samples a second",
+            todo="Leave the rate out.",
+        )
     return UsageError(
         f"A stream must come with the model's own rate, {wanted:,} samples a second: nothing is resampled here.",
         received=f"{received:,} samples a second",

@@ -34,10 +34,35 @@ def open_stream(bundle: str | os.PathLike[str] | Session, *, runtime: str, threa
         )
     outputs = session.stream["outputs"]
     if len(outputs) != 1:
-        raise UsageError("A model that listens must have one output.", received=", ".join(outputs))
+        raise UsageError(
+            "A model that listens must have one output.",
+            received=", ".join(outputs),
+            todo="Session.packet gives what any stream model answers.",
+        )
     if session.batch != 1:
-        raise UsageError("A model that listens must take one stream.", received=f"a batch of {session.batch}")
+        raise UsageError(
+            "A model that listens must take one stream.",
+            received=f"a batch of {session.batch}",
+            todo="Convert it with conversion.batch=1.",
+        )
     return session
+
+
+def class_names(session: Session) -> tuple[str, ...]:
+    """Classes of the only output of a stream model, by number: the bundle's labels, else the numbers themselves.
+
+    Raises:
+        UsageError: there are more or fewer labels than classes.
+    """
+    (output,) = session.outputs.values()
+    classes = output.shape[-1]
+    if session.labels and len(session.labels) != classes:
+        raise UsageError(
+            "A bundle's labels must name the classes of its model.",
+            received=f"{len(session.labels)} labels for {classes} classes",
+            todo="Make the bundle again, with data that has the model's classes.",
+        )
+    return tuple(session.labels) or tuple(str(number) for number in range(classes))
 
 
 class Packets:
@@ -84,12 +109,12 @@ class Packets:
             raise other_rate(self.rate, rate)
         new = self._taken(np.asarray(samples))
         self.heard += len(new)
-        if len(new):
-            self._waiting.append(new)
-            self._length += len(new)
+        self._length += len(new)
         if self._length < self.size:
+            # A copy: whoever records may fill the same array again.
+            self._waiting.append(new.copy())
             return []
-        sound = np.concatenate(self._waiting)
+        sound = np.concatenate([*self._waiting, new])
         whole = len(sound) // self.size * self.size
         self._waiting, self._length = [sound[whole:]], len(sound) - whole
         return [sound[start : start + self.size] for start in range(0, whole, self.size)]
@@ -113,10 +138,10 @@ class Packets:
             )
         if samples.dtype == self._dtype and samples.dtype.kind in "iu":
             return samples
-        if samples.dtype.kind != "f":
-            raise UsageError(
-                f"A stream takes {self._dtype} samples, or floats from -1 to 1.", received=str(samples.dtype)
-            )
+        whole = np.dtype(self._dtype).kind in "iub" and self._dtype != "int16"  # No sound: tokens, bytes.
+        if samples.dtype.kind != "f" or whole:
+            wanted = "" if whole else " samples, or floats from -1 to 1"
+            raise UsageError(f"This stream takes {self._dtype}{wanted}.", received=str(samples.dtype))
         if not np.isfinite(samples).all():
             raise UsageError("Samples must be finite.", received="NaN or infinity")
         if self._dtype == "int16":

@@ -16,7 +16,7 @@ from edge_dl.errors import UsageError
 from edge_dl.recipe import Task
 from edge_dl.runtime.agent import Session
 from edge_dl.runtime.ctc import BestPath
-from edge_dl.runtime.packets import Packets, open_stream
+from edge_dl.runtime.packets import Packets, class_names, open_stream
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SpellingSession:
         packet: samples that are taken at once.
 
     Raises:
-        UsageError: the bundle is of another lowering, or its model does not transcribe.
+        UsageError: the bundle is of another lowering, its model does not transcribe, or its labels are not its classes.
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | Session, *, runtime: str = "auto", threads: int = 1) -> None:
@@ -85,8 +85,8 @@ class SpellingSession:
         self._packets = Packets(self.session)
         self.rate, self.packet = self._packets.rate, self._packets.size
         self._clip, self._first, self._frames = int(stream["clip"]), int(output["first"]), int(output["frames"])
-        _, self._each, classes = self.session.outputs[self._output].shape
-        self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(classes))
+        self._each = self.session.outputs[self._output].shape[1]
+        self.labels = class_names(self.session)
         self._path = BestPath()
         self.reset()
 

@@ -5,6 +5,7 @@ It runs a bundle of the lowering `stream`. NumPy and an interpreter are all it n
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from edge_dl.errors import UsageError
 from edge_dl.runtime.agent import Session
-from edge_dl.runtime.packets import Packets, open_stream
+from edge_dl.runtime.packets import Packets, class_names, open_stream
 from edge_dl.runtime.wordless import is_word
 
 
@@ -74,9 +75,9 @@ class Detector:
         self._silent_until = 0
 
     def hear(self, smoothed: np.ndarray, end: int) -> Detection | None:
-        """The word that fires with the scores of the packet that ended at sample `end`, or None."""
+        """The word that fires with the scores of the packet that ended at sample `end`, or None; NaN never fires."""
         best = int(smoothed.argmax())
-        if end < self._silent_until or not self._fires[best] or smoothed[best] < self.threshold:
+        if end < self._silent_until or not self._fires[best] or not smoothed[best] >= self.threshold:
             return None
         self._silent_until = end + self.pause
         return Detection(self.labels[best], float(smoothed[best]), end)
@@ -105,8 +106,8 @@ class StreamSession:
         detector: what decides which word fires.
 
     Raises:
-        UsageError: the bundle is of another lowering, its output is not one score a class, or a setting is out of
-            range.
+        UsageError: the bundle is of another lowering, its output is not one score a class, its labels are not its
+            classes, or a setting is out of range.
     """
 
     def __init__(
@@ -133,13 +134,12 @@ class StreamSession:
         self._packets = Packets(self.session)
         self.rate, self.packet = self._packets.rate, self._packets.size
         self._lead, self._clip, self._first = self._packets.lead, int(stream["clip"]), int(output["first"])
-        self._classes = spec.shape[1]
-        self.labels = tuple(self.session.labels) or tuple(str(number) for number in range(self._classes))
+        self.labels = class_names(self.session)
         for name, value, low, high in (("threshold", threshold, 0.0, 1.0), ("smoothing", smoothing, 0.0, 60.0)):
             if not low <= value <= high:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}.", received=str(value))
-        if refractory is not None and not refractory >= 0:
-            raise UsageError("refractory must not be negative.", received=str(refractory))
+        if refractory is not None and not 0 <= refractory < math.inf:
+            raise UsageError("refractory must be a number of seconds, 0 or more.", received=str(refractory))
         if not self.rate and (smoothing or refractory):
             raise UsageError(
                 "Seconds need a rate, and the bundle does not say how many frames a second there are.",
@@ -156,7 +156,7 @@ class StreamSession:
         self.session.reset()
         self._packets.reset()
         self._calls = 0
-        self._recent = np.zeros((self._averaged, self._classes), np.float32)
+        self._recent = np.zeros((self._averaged, len(self.labels)), np.float32)
         self._known = 0
         self.detector.reset()
 
