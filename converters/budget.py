@@ -110,11 +110,12 @@ def find_mix(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A step, the bundle that it is about, and what `jobs.summary` said when that was made."""
+    """A step, the bundle that it is about, what `jobs.summary` said when that was made, and what it was made from."""
 
     step: Step
     folder: Path
     made: Mapping[str, Any]
+    arguments: Mapping[str, Any] | None
 
 
 class _Search:
@@ -126,7 +127,10 @@ class _Search:
         time_limit: float,
         progress: Progress,
     ) -> None:
-        self.run, self.arguments, self.worker = run, dict(arguments), worker
+        # Operators count from the exported model's first, and a file that keeps its states reads them before: only what
+        # is found does so. Its answers are the same bits.
+        self.internal_states = bool(arguments.get("internal_states", False))
+        self.run, self.arguments, self.worker = run, {**arguments, "internal_states": False}, worker
         self.time_limit, self.progress = time_limit, progress
         self.limits = Limits(**arguments["limits"])
         self.spec = VariantSpec.parse(arguments["variant"])
@@ -238,7 +242,7 @@ class _Search:
             step = Step(what, operators, **measured)
         else:
             step = Step(what, operators, status=result.status.value, message=result.message)
-        self.candidates[key or what] = _Candidate(step, folder, made)
+        self.candidates[key or what] = _Candidate(step, folder, made, arguments)
         self.progress.say(f"{self.spec.name}: {step.text()}")
         return self.candidates[key or what]
 
@@ -265,6 +269,11 @@ class _Search:
     def _publish(self, found: _Candidate, note: str) -> JobResult:
         """Put a candidate's bundle where the variant belongs."""
         made = dict(found.made) if found.made else self._copy(found.folder)
+        if found.made and self.internal_states:
+            result = self._do("states", "make_variant", {**(found.arguments or {}), "internal_states": True})
+            if result.status is not JobStatus.DONE:
+                return self._failed(result)
+            made = dict(result.value)
         if found.made:
             shutil.rmtree(self.target, ignore_errors=True)
             found.folder.rename(self.target)

@@ -15,8 +15,9 @@ import stream_bundles
 from keras import layers
 from stream_bundles import CLIP, LABELS, network, sound
 
-from edge_dl.bundle import Bundle, read_bundle, write_bundle
+from edge_dl.bundle import Bundle, Limits, read_bundle, write_bundle
 from edge_dl.checks.compatibility import check_model
+from edge_dl.checks.inspection import version_key
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.checks.traces import Trace
 from edge_dl.converters import packing, tensors
@@ -157,7 +158,7 @@ def test_a_setting_makes_them(converted: Callable[..., dict[str, Any]]) -> None:
         assert bundle.manifest.reset == (RESET if inside else None)
         assert bundle.manifest.signature.states == ()
         assert any(RESET in note for note in made[name].notes) is inside
-        assert bundle.manifest.min_runtime_version >= "2.6.0" or not inside
+        assert not inside or version_key(bundle.manifest.min_runtime_version) >= version_key("2.6.0")
     x = np.random.default_rng(5).normal(size=(6, 12, 2)).astype(np.float32)
     (expected,) = open_session(made["run"] / "variants" / "while-float32").predict(x).values()
     for name in ("step-float32", "stream-float32"):
@@ -175,6 +176,34 @@ def test_another_setting_makes_them_anew(converted: Callable[..., dict[str, Any]
     settings: dict[str, Any] = {"quantizations": (Quantization.FLOAT32,)}
     outside, inside = (converted(internal_states=kept, **settings)["step-float32"] for kept in (False, True))
     assert outside.digest != inside.digest
+
+
+@pytest.mark.slow
+def test_a_mix_is_searched_for_without_them(tmp_path: Path) -> None:
+    """Operators are counted in the exported model, where none reads a variable: the same mix is found either way."""
+    model, rng = recurrent(), np.random.default_rng(0)
+    model.save(tmp_path / "model.keras")
+    paths, answers = [], []
+    for part, count in (("train", 40), ("validation", 300), ("test", 40)):
+        x = rng.normal(size=(count, 12, 2)).astype(np.float32)
+        y = np.asarray(model(x)).argmax(1).astype(np.int32)
+        for run in ("outside", "inside"):
+            save_npz(tmp_path / run / "data" / f"{part}.npz", {"x/sequence": x, "y/label": y})
+    for run in ("outside", "inside"):
+        config = ConversionConfig(
+            lowerings=("step",), quantizations=(Quantization.MIXED,), internal_states=run == "inside"
+        )
+        run_export(tmp_path / "model.keras", tmp_path / run, config)
+        limits = {"mixed": Limits(max_drop=0.1)}
+        (made,) = run_conversion(tmp_path / run, config, task="classification", labels=("a", "b", "c"), limits=limits)
+        assert made.ok, made.message
+        paths.append([(step["operators"], step["drop"], step["chosen"]) for step in made.path])
+        session = open_session(tmp_path / run / "variants" / "step-mixed")
+        assert (session.states == []) is (run == "inside")
+        answers.append(next(iter(session.predict(x).values())))
+    assert len(paths[0]) > 2
+    assert paths[1] == paths[0]
+    np.testing.assert_array_equal(answers[1], answers[0])
 
 
 def test_what_keeps_no_state_is_refused(tmp_path: Path) -> None:
