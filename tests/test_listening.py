@@ -118,7 +118,9 @@ def test_what_is_no_sound_is_refused(session: StreamSession, samples: np.ndarray
         session.push(samples)
 
 
-@pytest.mark.parametrize("setting", [{"threshold": 1.5}, {"smoothing": -1}, {"refractory": -0.1}, {"refractory": float("inf")}])
+@pytest.mark.parametrize(
+    "setting", [{"threshold": 1.5}, {"smoothing": -1}, {"refractory": -0.1}, {"refractory": float("inf")}]
+)
 def test_settings_are_checked(bundle: Path, setting: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         StreamSession(bundle, **setting)

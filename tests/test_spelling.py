@@ -117,7 +117,8 @@ def test_a_short_stream_says_nothing(spelled: tuple[keras.Model, Path, str]) -> 
     session = SpellingSession(folder)
     assert session.finish() == []
     assert session.push(np.zeros(10, np.int16)) == []
-    assert all(frame.word is None or frame.start < 10 for frame in session.finish())
+    assert [frame.start for frame in session.finish()] in ([], [0])
+    assert session.heard == 0
 
 
 def test_only_what_transcribes_spells(spelled: tuple[keras.Model, Path, str], tmp_path: Path) -> None:

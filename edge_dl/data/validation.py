@@ -79,8 +79,8 @@ def check_split(split: Split, part: str, *, trains: bool = True) -> None:
         raise UsageError(
             "Training needs at least one target.",
             received=f"no y in the {part} part" if part != "all" else "inputs alone",
-            todo="Name targets y, y_train and y_test, or y/NAME. A model that is trained already needs none: convert it "
-            "with `edge-dl run MODEL --data FILE`.",
+            todo="Name targets y, y_train and y_test, or y/NAME. A trained model needs none: convert it with "
+            "`edge-dl run MODEL --data FILE`.",
         )
     arrays = {**split.x, **split.y, **{f"weight of {name}": array for name, array in (split.weight or {}).items()}}
     if np.shape(split.index) != (len(split.index),) or not np.issubdtype(split.index.dtype, np.integer):
