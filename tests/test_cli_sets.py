@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_dl.cli import sets
@@ -25,3 +27,9 @@ def test_many_tokens_are_cut_and_white_ones_are_seen(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert '<unk>, " ", e, t' in text
     assert " more" in text
+
+
+def test_arrays_without_targets_are_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(40, 5, 3)))
+    sets.info(str(tmp_path / "x.npz"), task="", overrides=[], json=True)
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["y"] == {}

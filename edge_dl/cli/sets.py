@@ -48,7 +48,8 @@ def info(name: str, *, task: str, overrides: list[str], json: bool) -> None:
         )
     config = apply_overrides(DataConfig(source=name), parse_settings(overrides))
     chosen = Task(task) if task else registry.default_task(name)
-    description: dict[str, Any] = data.load(config, chosen, seed=0).describe()
+    # Without a task these are arrays for a model that is trained already.
+    description: dict[str, Any] = data.load(config, chosen, seed=0, trains=chosen is not None).describe()
     if json:
         print_json(description)
         return
