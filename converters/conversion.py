@@ -18,6 +18,7 @@ from edge_dl.checks.translation import REFERENCE as TRANSLATIONS
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
+from edge_dl.converters.pairs import check_allowed
 from edge_dl.data.sentences import FILE as SENTENCES
 from edge_dl.data.sentences import TABLES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
@@ -25,7 +26,7 @@ from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import ConversionConfig, Task
 from edge_dl.runfolder import digest, installed_versions
-from edge_dl.variants import Lowering, Quantization, VariantSpec
+from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
 PLAN = "plan.json"
 REFERENCE = "reference.npz"
@@ -306,7 +307,7 @@ def run_conversion(
     plan = read_plan(run)
     folder = run / "variants"
     wanted = dict.fromkeys([*config.quantizations, *([Quantization.QAT] if qat else [])])
-    edges = (*_full_integer(), Quantization.QAT)
+    edges = (*FULL_INTEGER, Quantization.QAT)
     specs = [
         VariantSpec(lowering, quantization, config.integer_io and quantization in edges)
         for lowering in plan.lowerings
@@ -327,7 +328,7 @@ def run_conversion(
     for spec in specs:
         limit = dataclasses.asdict((limits or {}).get(spec.quantization.value, Limits()))
         mixed = spec.quantization is Quantization.MIXED
-        needs_samples = spec.quantization in _full_integer() or mixed
+        needs_samples = spec.quantization in CALIBRATED
         samples = run / "export" / CALIBRATION
         use = str(samples) if needs_samples and samples.is_file() else ""
         export = qat if qat and spec.quantization is Quantization.QAT else run / "export" / spec.lowering.value
@@ -642,10 +643,6 @@ def _as_error(result: JobResult) -> EdgeError:
     return StageError(result.message, stage="export", todo=result.todo)
 
 
-def _full_integer() -> tuple[Quantization, ...]:
-    return (Quantization.INT8, Quantization.INT16X8)
-
-
 def _search_digest(run: Path, wanted: Iterable[Quantization]) -> list[str]:
     """What the search for a mix looks at besides what every variant is made from."""
     split = run / "data" / "validation.npz"
@@ -653,8 +650,6 @@ def _search_digest(run: Path, wanted: Iterable[Quantization]) -> list[str]:
 
 
 def _refused(spec: VariantSpec, key: str, *, trained: bool) -> Outcome | None:
-    from edge_dl.converters.quantization import check_allowed
-
     try:
         check_allowed(spec.lowering, spec.quantization)
         if spec.quantization is Quantization.QAT and not trained:
