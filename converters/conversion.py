@@ -293,7 +293,7 @@ def run_conversion(
         rate: samples a second of the sounds that the model takes, for its manifests.
         tables: text.json with the vocabularies of a model that translates; it goes into the bundles that decode.
         limits: parity limits by quantization name.
-        options: fields of `quantization.QuantizationOptions`.
+        options: fields of `options.QuantizationOptions`.
         qat: export of a model that was trained for quantization; it becomes the variant `qat` beside the others.
         force: make everything again.
         progress: told how far it is.

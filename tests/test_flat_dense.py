@@ -13,7 +13,8 @@ from edge_dl.converters import packing, tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import export
 from edge_dl.converters.flat_dense import flatten_int16_dense
-from edge_dl.converters.quantization import _ROUTES, QuantizationOptions
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.quantization import _ROUTES
 from edge_dl.runtime import open_session
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_dl.converters import packing, quantization, tensors
 from edge_dl.converters.lookups import quantize_lookups
-from edge_dl.converters.quantization import QuantizationOptions
+from edge_dl.converters.options import QuantizationOptions
 
 ROWS, SIZE = 40, 16
 LOWERINGS = ("unroll", "step")

@@ -17,7 +17,8 @@ from edge_dl.bundle import TensorSpec
 from edge_dl.converters import calibration, packing, quantization, repairs, tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export
-from edge_dl.converters.quantization import QuantizationOptions, Quantized
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.quantization import Quantized
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
