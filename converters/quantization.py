@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge_dl.bundle import EncoderSpec, Signature
-from edge_dl.converters import decoding, packing, repairs, tensors
+from edge_dl.converters import packing, repairs, tensors
 from edge_dl.converters.calibration import (
     Calibration,
     batches,
@@ -28,8 +28,9 @@ from edge_dl.converters.calibration import (
     step_batches,
     stream_batches,
 )
-from edge_dl.converters.exporting import RECORD, Export
+from edge_dl.converters.exporting import Export
 from edge_dl.converters.flat_dense import flatten_int16_dense
+from edge_dl.converters.float_model import float_model
 from edge_dl.converters.front import find_front, takes_samples
 from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.merging import merge
@@ -39,11 +40,11 @@ from edge_dl.converters.pairs import check_allowed
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
 from edge_dl.converters.scores import find_masked_scores, find_scores, find_tables, give_floats
 from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
+from edge_dl.converters.tflite_converter import convert_saved_model, not_builtin
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
 from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
-FLOAT_MODEL = "float32.tflite"
 AS_IT_IS = "none (the file as it was)"
 MIXING = "ai-edge-quantizer static, each operator in its own precision"
 FLOAT_SCORES = "softmaxes and what leads to them stay float32"
@@ -85,18 +86,6 @@ class Quantized:
     weights: Mapping[str, int]
     min_runtime_version: str
     encoder: EncoderSpec | None = None
-
-
-def float_model(export: Export) -> Path:
-    """The float32 .tflite of an export, made by TFLiteConverter when it is not there yet."""
-    own = export.signature.key in decoding.KEYS
-    path = export.folder / (f"{export.signature.key}.{FLOAT_MODEL}" if own else FLOAT_MODEL)
-    record = export.folder / RECORD
-    if not path.is_file() or path.stat().st_mtime_ns < record.stat().st_mtime_ns:
-        model = tensors.read(_convert(export, lambda converter: None, allow_flex=True))
-        repairs.unclip_lstm(model)
-        write_atomic(path, packing.pack(model))
-    return path
 
 
 def quantize(
@@ -166,7 +155,7 @@ def _repair(
     model = tensors.read(content)
     custom = tensors.custom_operators(model)
     if custom and not options.allow_flex:
-        raise _not_builtin(custom)
+        raise not_builtin(custom)
     states = _states(export)
     key = export.signature.key if export else ""
     if export is not None:
@@ -354,55 +343,6 @@ def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, s
         )
 
 
-def _convert(
-    export: Export,
-    configure: Callable[[Any], None],
-    *,
-    allow_flex: bool,
-    per_channel_dense: bool = True,
-    per_channel: bool = True,
-) -> bytes:
-    """Run TFLiteConverter on an export's SavedModel."""
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(export.saved_model), signature_keys=[export.signature.key])
-    converter.exclude_conversion_metadata = True
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel_dense
-    converter._experimental_disable_per_channel = not per_channel
-    configure(converter)
-    if allow_flex:
-        operators = set(converter.target_spec.supported_ops) or {tf.lite.OpsSet.TFLITE_BUILTINS}
-        converter.target_spec.supported_ops = [*operators, tf.lite.OpsSet.SELECT_TF_OPS]
-    try:
-        return bytes(converter.convert())
-    except Exception as error:  # ConverterError, RuntimeError, ValueError: the converter uses all of them.
-        raise _conversion_error(error) from error
-
-
-def _conversion_error(error: Exception) -> StageError:
-    text = str(error)
-    names = {*re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)}
-    for listed in re.findall(r"^(?:Custom|TF Select|Flex) ops: (.+)$", text, re.MULTILINE):
-        names |= {name.strip() for name in listed.split(",")}
-    if names:
-        places = re.findall(r"\"([^\"]+)@[^\"]*\"|\"([^\"]+/[^\"]+)\"", text)
-        paths = sorted({(first or second) for first, second in places})
-        return _not_builtin(sorted(names), paths[:3])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    important = [line for line in lines if "error" in line.lower()] or lines or [type(error).__name__]
-    return StageError("TensorFlow's converter failed.", stage="convert", received=important[0][:500])
-
-
-def _not_builtin(names: list[str], places: list[str] | None = None) -> StageError:
-    where = f" (from {', '.join(places)})" if places else ""
-    return StageError(
-        "A variant may use TFLite's builtin operators only, because no runtime on a device has the others.",
-        stage="convert",
-        received=f"{', '.join(names)}{where}",
-        todo="Write the layer with other keras.ops, or choose another lowering.",
-    )
-
-
 _Route = Callable[
     [Export, VariantSpec, "Calibration | None", QuantizationOptions], "tuple[bytes, str, list[str]]"
 ]  # content, tool, notes
@@ -423,7 +363,7 @@ def _float16(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
 
-    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter float16", []
+    return convert_saved_model(export, configure, allow_flex=options.allow_flex), "TFLiteConverter float16", []
 
 
 def _dynamic(
@@ -530,13 +470,13 @@ def _full_integer(
         content = float_model(export).read_bytes()
         return quantize_pixels(content, feeds, export.signature.key, **scales), tool, []
     try:
-        return _convert(export, lambda item: configure(item, strict), **choices), tool, []
+        return convert_saved_model(export, lambda item: configure(item, strict), **choices), tool, []
     except StageError as error:
         unsupported = re.search(r"not (?:yet )?supported for op:? '?(\w+)", error.received)
         if unsupported is None:
             raise
         # One operator without an integer kernel: it stays float between a DEQUANTIZE and a QUANTIZE.
-        content = _convert(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
+        content = convert_saved_model(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
         note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
         return content, tool, [note]
 
@@ -582,7 +522,11 @@ def _trained(
         if spec.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
 
-    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter, trained by tfmot", []
+    return (
+        convert_saved_model(export, configure, allow_flex=options.allow_flex),
+        "TFLiteConverter, trained by tfmot",
+        [],
+    )
 
 
 def quantize_tflite(

@@ -17,6 +17,7 @@ from edge_dl.bundle import TensorSpec
 from edge_dl.converters import calibration, packing, quantization, repairs, tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export
+from edge_dl.converters.float_model import float_model
 from edge_dl.converters.options import QuantizationOptions
 from edge_dl.converters.quantization import Quantized
 from edge_dl.errors import RefusedError, StageError, UsageError
@@ -178,14 +179,14 @@ def finish(content: bytes, name: str, out: Path) -> Quantized:
 def test_float_weights_do_not_pass_for_another_type(
     name: str, export_of: Callable[[Lowering], Export], tmp_path: Path
 ) -> None:
-    content = quantization.float_model(export_of(Lowering.FUSED)).read_bytes()
+    content = float_model(export_of(Lowering.FUSED)).read_bytes()
     with pytest.raises(StageError, match=r"must hold .* weights"):
         finish(content, name, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()
 
 
 def test_nan_weights_are_found(export_of: Callable[[Lowering], Export], tmp_path: Path) -> None:
-    model = tensors.read(quantization.float_model(export_of(Lowering.FUSED)))
+    model = tensors.read(float_model(export_of(Lowering.FUSED)))
     buffer = max((item for item in model.buffers if item.data is not None), key=lambda item: len(item.data))
     values = np.frombuffer(buffer.data.tobytes(), "float32").copy()
     values[3] = np.nan
@@ -254,7 +255,7 @@ def test_dense_weights_state_the_version_that_their_scales_need(
 
 
 def test_the_fused_cell_is_not_clipped(export_of: Callable[[Lowering], Export]) -> None:
-    model = tensors.read(quantization.float_model(export_of(Lowering.FUSED)))
+    model = tensors.read(float_model(export_of(Lowering.FUSED)))
     clips = [
         operator.builtinOptions.cellClip
         for operator in model.subgraphs[0].operators
@@ -415,7 +416,7 @@ def test_a_quantized_tflite_is_not_quantized_again(export_of: Callable[[Lowering
 def test_a_loop_in_a_users_tflite_is_refused_before_it_crashes(
     export_of: Callable[[Lowering], Export], samples: Calibration
 ) -> None:
-    content = quantization.float_model(export_of(Lowering.WHILE)).read_bytes()
+    content = float_model(export_of(Lowering.WHILE)).read_bytes()
     with pytest.raises(RefusedError, match="WHILE"):
         quantization.quantize_tflite(
             content, VariantSpec(Lowering.NONE, Quantization.INT8), samples, QuantizationOptions()
@@ -433,16 +434,12 @@ def test_a_step_model_is_calibrated_with_states_that_it_reaches(
 ) -> None:
     record = export_of(Lowering.STEP)
     assert record.sequence is not None
-    feeds = calibration.step_batches(
-        quantization.float_model(record), record.signature, record.sequence, samples, seed=0
-    )
+    feeds = calibration.step_batches(float_model(record), record.signature, record.sequence, samples, seed=0)
     hidden = np.concatenate([feed["state_0"] for feed in feeds])
     assert feeds[0]["sequence"].shape == (1, 1, exports.FEATURES)
     assert np.abs(hidden).max() <= 1.0
     assert hidden.std() > 0.05
-    again = calibration.step_batches(
-        quantization.float_model(record), record.signature, record.sequence, samples, seed=0
-    )
+    again = calibration.step_batches(float_model(record), record.signature, record.sequence, samples, seed=0)
     np.testing.assert_array_equal(hidden, np.concatenate([feed["state_0"] for feed in again]))
 
 
