@@ -24,11 +24,9 @@ from edge_dl.converters.calibration import (
     batches,
     check_finite,
     check_inputs,
-    decode_batches,
-    step_batches,
-    stream_batches,
 )
 from edge_dl.converters.exporting import Export
+from edge_dl.converters.feeds import make_feeds, make_feeds_by_part
 from edge_dl.converters.flat_dense import flatten_int16_dense
 from edge_dl.converters.float_model import float_model
 from edge_dl.converters.front import find_front, takes_samples
@@ -231,7 +229,7 @@ def _quantize_parts(
 ) -> Quantized:
     """Make each signature of an encoder and its decoder by itself, and one file of all."""
     parts = export.parts
-    feeds = _decode_feeds(export, calibration) if spec.quantization in FULL_INTEGER and calibration else {}
+    feeds = make_feeds_by_part(export, calibration) if spec.quantization in FULL_INTEGER and calibration else {}
     models, notes, tool = [], [], ""
     for part in parts:
         key = part.signature.key
@@ -244,25 +242,6 @@ def _quantize_parts(
         models.append(_repair(content, spec, part, options, told))
         notes += [f"{key}: {note}" for note in told]
     return _write(merge(models), spec, out, tool=tool, notes=notes, export=export)
-
-
-def _decode_feeds(export: Export, calibration: Calibration) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Calibration samples by signature key."""
-    assert export.encoder is not None
-    assert export.sequence is not None
-    step, encode, *beams = export.parts
-    encoded, steps = decode_batches(
-        float_model(encode), float_model(step), export.encoder, export.signature, export.sequence, calibration
-    )
-    feeds = {encode.signature.key: encoded, step.signature.key: steps}
-    for part in beams:
-        rows = {item.name: item.shape[0] for item in part.signature.inputs}
-        rows |= {item.input: item.shape[0] for item in part.signature.states}
-        # The same samples in every beam: the same ranges, so that the weights' scales and the biases are stored once.
-        feeds[part.signature.key] = [
-            {name: np.repeat(value, rows[name] // len(value), 0) for name, value in feed.items()} for feed in steps
-        ]
-    return feeds
 
 
 def check_runs(path: Path) -> None:
@@ -439,7 +418,7 @@ def _full_integer(
             "(SIGSEGV). Layers such as ConvLSTM2D or an RNN with a cell of its own are loops.",
             todo=f"Use {VariantSpec(export.lowering, Quantization.DYNAMIC).name}, which has int8 weights.",
         )
-    feeds = _feeds(export, calibration)
+    feeds = make_feeds(export, calibration)
     # ai-edge-quantizer would leave the fused operator in float too.
     if options.float_scores and export.lowering is not Lowering.FUSED:
         answers = [item.name for item in export.signature.outputs]
@@ -481,21 +460,12 @@ def _full_integer(
         return content, tool, [note]
 
 
-def _feeds(export: Export, calibration: Calibration) -> list[dict[str, np.ndarray]]:
-    """Calibration samples as the export's signature takes them."""
-    if export.stream is not None:
-        return stream_batches(float_model(export), export.signature, export.stream, calibration)
-    if export.sequence is not None:
-        return step_batches(float_model(export), export.signature, export.sequence, calibration)
-    return list(batches(calibration, export.signature.inputs))
-
-
 def _mixed(
     export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
     assert calibration is not None
     content = float_model(export).read_bytes()
-    return quantize_static(content, _feeds(export, calibration), exceptions=_exceptions(content, options)), MIXING, []
+    return _static(content, spec, make_feeds(export, calibration), options)
 
 
 def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
