@@ -10,7 +10,7 @@ These functions import TensorFlow and may crash in native code: call them throug
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,21 @@ from edge_dl.converters.exporting import Export
 from edge_dl.converters.feeds import make_feeds, make_feeds_by_part
 from edge_dl.converters.flat_dense import flatten_int16_dense
 from edge_dl.converters.float_model import float_model
-from edge_dl.converters.front import find_front, takes_samples
-from edge_dl.converters.lookups import quantize_lookups
+from edge_dl.converters.front import takes_samples
+from edge_dl.converters.integers import quantize_integers, quantize_with_float_scores
 from edge_dl.converters.merging import merge
 from edge_dl.converters.messages import one_line
 from edge_dl.converters.options import QuantizationOptions, scale_rows
 from edge_dl.converters.pairs import check_allowed
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
-from edge_dl.converters.scores import find_masked_scores, find_scores, find_tables, give_floats
-from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
+from edge_dl.converters.scores import find_masked_scores, find_tables
 from edge_dl.converters.tflite_converter import convert_saved_model, not_builtin
+from edge_dl.converters.weights import halve_weights, quantize_weights
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import write_atomic
 from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
 AS_IT_IS = "none (the file as it was)"
-MIXING = "ai-edge-quantizer static, each operator in its own precision"
-FLOAT_SCORES = "softmaxes and what leads to them stay float32"
-FLOAT_FRONT = "the features of the sound stay float32"
-FLOAT_MASKED = "softmaxes with a mask, and what masks their scores, stay float32"
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
@@ -236,7 +232,9 @@ def _quantize_parts(
         if feeds:
             assert export.encoder is not None
             answers = () if key == export.encoder.key else [item.name for item in part.signature.outputs]
-            content, tool, told = _static_part(float_model(part).read_bytes(), spec, feeds[key], options, answers)
+            content, tool, told = quantize_with_float_scores(
+                float_model(part).read_bytes(), spec, feeds[key], options, answers
+            )
         else:
             content, tool, told = _ROUTES[spec.quantization](part, spec, calibration, options)
         models.append(_repair(content, spec, part, options, told))
@@ -369,36 +367,6 @@ def _edge_quantizer(export: Export, bits: int, options: QuantizationOptions) -> 
     return quantize_weights(float_model(export).read_bytes(), bits, options)
 
 
-def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) -> bytes:
-    """Give a float32 .tflite integer weights of `bits` bits; activations stay float32, and so do features of sounds.
-
-    What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul, tables of embeddings) gets 8 bits.
-    """
-    from ai_edge_quantizer import qtyping, quantizer
-
-    content = with_unique_names(content)
-    tool = quantizer.Quantizer(bytearray(content))
-    granularity = qtyping.QuantGranularity
-    rows = scale_rows(content, Quantization.INT4 if bits == 4 else Quantization.DYNAMIC, options)
-    tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
-    if bits == 4:
-        for operator in (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D):
-            tool.add_dynamic_config(".*", operator, 4)
-    if not rows:
-        tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, granularity.TENSORWISE)
-    for name in options.weight_only:
-        tool.add_weight_only_config(".*", qtyping.TFLOperationName(name), 8)
-    front = find_front(tensors.read(content))
-    if front:
-        leave_float(tool, pattern_of(content, front))
-    result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
-    model = tensors.read(result)
-    changed = quantize_lookups(model)
-    if bits == 8:
-        changed += repairs.quantize_fused_lstm(model)
-    return packing.pack(model) if changed else result
-
-
 def _full_integer(
     export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
@@ -422,14 +390,14 @@ def _full_integer(
     # ai-edge-quantizer would leave the fused operator in float too.
     if options.float_scores and export.lowering is not Lowering.FUSED:
         answers = [item.name for item in export.signature.outputs]
-        return _static_part(float_model(export).read_bytes(), spec, feeds, options, answers)
+        return quantize_with_float_scores(float_model(export).read_bytes(), spec, feeds, options, answers)
     wide = spec.quantization is Quantization.INT16X8
     # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
     looks_up = wide and find_tables(model)
     # It has one scale for scores and what masks them: causal attention would be off by a quarter of its answers' range.
     masked = find_masked_scores(model) and export.lowering is not Lowering.FUSED
     if takes_samples(export.signature) or looks_up or masked:
-        return _static(float_model(export).read_bytes(), spec, feeds, options)
+        return quantize_integers(float_model(export).read_bytes(), spec, feeds, options)
     sets = tf.lite.OpsSet
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
 
@@ -465,14 +433,7 @@ def _mixed(
 ) -> tuple[bytes, str, list[str]]:
     assert calibration is not None
     content = float_model(export).read_bytes()
-    return _static(content, spec, make_feeds(export, calibration), options)
-
-
-def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
-    """Precisions that were asked for, and that of features of sounds and of masked scores."""
-    model = tensors.read(content)
-    asked = {int(number): Precision(name) for number, name in options.precisions.items()}
-    return asked | dict.fromkeys([*find_front(model), *find_masked_scores(model)], Precision.FLOAT32)
+    return quantize_integers(content, spec, make_feeds(export, calibration), options)
 
 
 def _trained(
@@ -534,105 +495,13 @@ def quantize_tflite(
             raise _no_calibration(spec)
         signature = tensors.signature_of(tensors.read(content))
         check_inputs(calibration, signature.inputs, None)
-        return _static(content, spec, list(batches(calibration, signature.inputs)), options)
+        return quantize_integers(content, spec, list(batches(calibration, signature.inputs)), options)
     if spec.quantization is Quantization.FLOAT16:
-        return _half(content), "ai-edge-quantizer float16 weights", []
+        return halve_weights(content), "ai-edge-quantizer float16 weights", []
     if spec.quantization is Quantization.INT4 and operators[tensors.LSTM]:
         check_allowed(Lowering.FUSED, spec.quantization)
     bits = 4 if spec.quantization is Quantization.INT4 else 8
     return quantize_weights(content, bits, options), f"ai-edge-quantizer dynamic_wi{bits}_afp32", []
-
-
-def _half(content: bytes) -> bytes:
-    from ai_edge_quantizer import qtyping, quantizer
-
-    tool = quantizer.Quantizer(bytearray(with_unique_names(content)))
-    tool.update_quantization_recipe(
-        regex=".*",
-        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        op_config=qtyping.OpQuantizationConfig(
-            weight_tensor_config=qtyping.TensorQuantizationConfig(
-                num_bits=16, dtype=qtyping.TensorDataType.FLOAT, symmetric=True
-            ),
-            compute_precision=qtyping.ComputePrecision.FLOAT,
-            explicit_dequantize=True,
-        ),
-        algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
-    )
-    return bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
-
-
-def _static(
-    content: bytes, spec: VariantSpec, feeds: list[dict[str, np.ndarray]], options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    exceptions = _exceptions(content, options)
-    if spec.quantization is Quantization.MIXED:
-        return quantize_static(content, feeds, exceptions=exceptions), MIXING, []
-    wide = spec.quantization is Quantization.INT16X8
-    precision = Precision.INT16X8 if wide else Precision.INT8
-    model = tensors.read(content)
-    if not options.per_channel:
-        raise RefusedError(
-            f"{spec.quantization.value} of sounds, tokens, masked attention and .tflite files has one scale a "
-            "channel, and no other.",
-            todo="Leave conversion.per_channel at true.",
-        )
-    tables = find_tables(model) if wide else []
-    exceptions |= dict.fromkeys(tables, Precision.FLOAT32)
-    result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
-    if tables:
-        result = _with_short_tables(result)
-    kept = ((FLOAT_FRONT, find_front(model)), (FLOAT_MASKED, find_masked_scores(model)))
-    return result, _static_tool(spec), [note for note, found in kept if found]
-
-
-def _with_short_tables(content: bytes) -> bytes:
-    """With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first."""
-    model = tensors.read(content)
-    return packing.pack(model) if quantize_lookups(model) else content
-
-
-def _static_tool(spec: VariantSpec) -> str:
-    return f"ai-edge-quantizer static_wi8_ai{16 if spec.quantization is Quantization.INT16X8 else 8}"
-
-
-def _static_part(
-    content: bytes,
-    spec: VariantSpec,
-    feeds: list[dict[str, np.ndarray]],
-    options: QuantizationOptions,
-    answers: Sequence[str],
-) -> tuple[bytes, str, list[str]]:
-    """Full integer for one signature of an encoder-decoder, or a language model, with what leads to probabilities in
-    float32; `answers` are outputs that may be scores themselves.
-    """
-    if not options.per_channel:
-        raise RefusedError(
-            f"{spec.quantization.value} of decoders and language models has one scale a channel, and no other.",
-            todo="Leave conversion.per_channel at true.",
-        )
-    wide = spec.quantization is Quantization.INT16X8
-    model = tensors.read(content)
-    if repairs.separate_outputs(model):
-        content = packing.pack(model)
-        model = tensors.read(content)
-    scores = find_scores(model, answers)
-    tables = find_tables(model) if wide else []  # See `_with_short_tables`.
-    result = quantize_static(
-        content,
-        feeds,
-        precision=Precision.INT16X8 if wide else Precision.INT8,
-        exceptions=dict.fromkeys([*scores.floating, *tables], Precision.FLOAT32),
-        weights_only=scores.logits,
-        rows=scale_rows(content, Quantization.DYNAMIC, options),
-        integer_io=spec.integer_io,
-    )
-    model = tensors.read(result)
-    quantize_lookups(model)
-    repairs.drop_idle_reshapes(model)
-    if spec.integer_io:
-        give_floats(model)
-    return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating or scores.logits else []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:
