@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_dl.converters import packing, quantization, tensors
+from edge_dl.converters import packing, tensors
+from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.lookups import quantize_lookups
 from edge_dl.converters.options import QuantizationOptions
 from edge_dl.converters.weights import quantize_weights
@@ -105,7 +106,7 @@ def test_masks_and_encodings_are_no_weights(tmp_path: Path) -> None:
     dynamic = quantize_weights(made, 8, QuantizationOptions())
     assert tensors.count_weights(tensors.read(dynamic)).elements == {"int8": SIZE * SIZE}
     (tmp_path / "m.tflite").write_bytes(dynamic)
-    quantization.check_runs(tmp_path / "m.tflite")
+    check_runs(tmp_path / "m.tflite")
 
 
 @pytest.fixture(scope="module")

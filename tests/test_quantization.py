@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edge_dl.bundle import TensorSpec
 from edge_dl.converters import calibration, packing, quantization, repairs, tensors
+from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export
 from edge_dl.converters.float_model import float_model
@@ -298,7 +299,7 @@ def test_a_sum_that_would_end_the_process_is_repaired(
     largest = max(tensors.scale_of(graph.tensors[index])[0] for index in sums[0].inputs)
     assert 2 * largest / 2**15 < tensors.scale_of(output)[0] < largest
     (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
-    quantization.check_runs(tmp_path / "repaired.tflite")
+    check_runs(tmp_path / "repaired.tflite")
 
 
 def test_a_sum_that_would_have_to_shift_is_repaired(
@@ -315,12 +316,12 @@ def test_a_sum_that_would_have_to_shift_is_repaired(
     number.builtinOptions.potScaleInt16 = True
     (tmp_path / "broken.tflite").write_bytes(packing.pack(model))
     with pytest.raises(StageError, match="failed to prepare"):
-        quantization.check_runs(tmp_path / "broken.tflite")
+        check_runs(tmp_path / "broken.tflite")
     model = tensors.read(tmp_path / "broken.tflite")
     assert repairs.repair_sums(model) == 1
     assert repairs.repair_sums(model) == 0
     (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
-    quantization.check_runs(tmp_path / "repaired.tflite")
+    check_runs(tmp_path / "repaired.tflite")
 
 
 def test_zeros_that_a_loop_starts_from_are_not_stored(tmp_path: Path) -> None:
