@@ -10,14 +10,11 @@ These functions import TensorFlow and may crash in native code: call them throug
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_dl.bundle import EncoderSpec, Signature
-from edge_dl.converters import packing, repairs, tensors
-from edge_dl.converters.acceptance import check_claims, check_runs
+from edge_dl.converters import tensors
 from edge_dl.converters.calibration import (
     Calibration,
     batches,
@@ -26,7 +23,7 @@ from edge_dl.converters.calibration import (
 )
 from edge_dl.converters.exporting import Export
 from edge_dl.converters.feeds import make_feeds, make_feeds_by_part
-from edge_dl.converters.flat_dense import flatten_int16_dense
+from edge_dl.converters.finishing import AS_IT_IS, Quantized, finish, put_right, write_variant
 from edge_dl.converters.float_model import float_model
 from edge_dl.converters.front import takes_samples
 from edge_dl.converters.integers import quantize_integers, quantize_with_float_scores
@@ -35,36 +32,10 @@ from edge_dl.converters.options import QuantizationOptions, scale_rows
 from edge_dl.converters.pairs import check_allowed
 from edge_dl.converters.pixels import quantize_pixels, takes_bytes
 from edge_dl.converters.scores import find_masked_scores, find_tables
-from edge_dl.converters.tflite_converter import convert_saved_model, not_builtin
+from edge_dl.converters.tflite_converter import convert_saved_model
 from edge_dl.converters.weights import halve_weights, quantize_weights
 from edge_dl.errors import RefusedError, StageError, UsageError
-from edge_dl.files import write_atomic
 from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
-
-AS_IT_IS = "none (the file as it was)"
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A .tflite that was made and checked.
-
-    Attributes:
-        path: the file.
-        signature: what it takes and gives, with scales.
-        tool: what made it, e.g. "ai-edge-quantizer dynamic_wi4_afp32".
-        notes: what the user should know, e.g. operators that stayed float.
-        weights: elements of weight matrices by type.
-        min_runtime_version: the oldest TFLite runtime by the file's own statement; "" when it makes none.
-        encoder: of a `decode` variant, the encoder's signature with scales.
-    """
-
-    path: Path
-    signature: Signature
-    tool: str
-    notes: tuple[str, ...]
-    weights: Mapping[str, int]
-    min_runtime_version: str
-    encoder: EncoderSpec | None = None
 
 
 def quantize(
@@ -102,109 +73,6 @@ def quantize(
     return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
 
 
-def finish(
-    content: bytes,
-    spec: VariantSpec,
-    out: Path,
-    *,
-    tool: str,
-    notes: list[str],
-    export: Export | None,
-    options: QuantizationOptions,
-) -> Quantized:
-    """Repair, shrink, write and check a converted file.
-
-    Args:
-        content: what the tool gave.
-        spec: what it should be.
-        out: where it goes.
-        tool: what made it.
-        notes: what is known about it already.
-        export: the export that it comes from; None for a user's own .tflite.
-        options: see `QuantizationOptions`.
-    """
-    model = _repair(content, spec, export, options, notes)
-    return _write(model, spec, out, tool=tool, notes=notes, export=export, content=content)
-
-
-def _repair(
-    content: bytes, spec: VariantSpec, export: Export | None, options: QuantizationOptions, notes: list[str]
-) -> Any:
-    """A converted file of one signature as a `ModelT`, put right."""
-    model = tensors.read(content)
-    custom = tensors.custom_operators(model)
-    if custom and not options.allow_flex:
-        raise not_builtin(custom)
-    states = _states(export)
-    key = export.signature.key if export else ""
-    if export is not None:
-        repairs.unclip_lstm(model)
-        repairs.fill_zeros(model)
-        flatten_int16_dense(model)
-    sums = repairs.repair_sums(model)
-    if sums:
-        notes.append(f"{sums} sums with a scale that their kernel cannot take were put right")
-    repaired = repairs.repair_biases(model)
-    if repaired:
-        notes.append(f"{repaired} biases that the converter had given another operator's scale were put right")
-    if states and spec.integer_io:
-        repairs.adopt_state_scales(model, states, key)
-        changed = repairs.unify_state_scales(model, states, key)
-        if changed:
-            notes.append(f"states rescaled at the model's edge: {', '.join(changed)}")
-    repairs.correct_versions(model)
-    if export is not None:
-        repairs.name_edges(model)
-    return model
-
-
-def _states(export: Export | None) -> list[dict[str, Any]]:
-    return [
-        {"input": item.input, "output": item.output, "silent": item.silent, "initial": item.initial}
-        for item in (export.signature.states if export else ())
-    ]
-
-
-def _write(
-    model: Any,
-    spec: VariantSpec,
-    out: Path,
-    *,
-    tool: str,
-    notes: list[str],
-    export: Export | None,
-    content: bytes = b"",
-) -> Quantized:
-    """Shrink, write and check a file that was put right; `content` is what it was read from."""
-    custom = tensors.custom_operators(model)
-    # Names are for people who look into a model, and they do that in float32. They are up to a tenth of a small file.
-    data = packing.pack(model, keep_names=spec.quantization is Quantization.FLOAT32)
-    if tool == AS_IT_IS:
-        data = content
-    model = tensors.read(data)
-    signature = tensors.signature_of(model, _states(export), export.signature.key if export else "")
-    encoder = None
-    if export is not None and export.encoder is not None:
-        found = tensors.signature_of(model, (), export.encoder.key)
-        encoder = EncoderSpec(found.key, found.inputs, found.outputs)
-    weights = tensors.count_weights(model)
-    check_claims(spec, weights, signature)
-    write_atomic(out, data)
-    if custom:
-        notes.append(f"not run here: the runtime must bring {', '.join(custom)}")
-    else:
-        check_runs(out)
-    return Quantized(
-        path=out,
-        signature=signature,
-        tool=tool,
-        notes=tuple(notes),
-        weights=weights.elements,
-        min_runtime_version=tensors.min_runtime_version(model),
-        encoder=encoder,
-    )
-
-
 def _quantize_parts(
     export: Export, spec: VariantSpec, out: Path, calibration: Calibration | None, options: QuantizationOptions
 ) -> Quantized:
@@ -222,9 +90,9 @@ def _quantize_parts(
             )
         else:
             content, tool, told = _ROUTES[spec.quantization](part, spec, calibration, options)
-        models.append(_repair(content, spec, part, options, told))
+        models.append(put_right(content, spec, part, options, told))
         notes += [f"{key}: {note}" for note in told]
-    return _write(merge(models), spec, out, tool=tool, notes=notes, export=export)
+    return write_variant(merge(models), spec, out, tool=tool, notes=notes, export=export)
 
 
 _Route = Callable[

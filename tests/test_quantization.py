@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_dl.bundle import TensorSpec
-from edge_dl.converters import calibration, packing, quantization, repairs, tensors
+from edge_dl.converters import calibration, finishing, packing, quantization, repairs, tensors
 from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export
+from edge_dl.converters.finishing import Quantized
 from edge_dl.converters.float_model import float_model
 from edge_dl.converters.options import QuantizationOptions
-from edge_dl.converters.quantization import Quantized
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
@@ -171,7 +171,7 @@ def test_bad_calibration_samples_are_named(
 
 
 def finish(content: bytes, name: str, out: Path) -> Quantized:
-    return quantization.finish(
+    return finishing.finish(
         content, VariantSpec.parse(name), out, tool="a test", notes=[], export=None, options=QuantizationOptions()
     )
 
@@ -390,7 +390,7 @@ def test_a_users_own_tflite_can_be_quantized(kind: Quantization, tflite: Callabl
     inputs = tensors.signature_of(model).inputs
     samples = calibration.random_calibration(inputs, count=20, seed=0)
     data, tool, notes = quantization.quantize_tflite(content, spec, samples, QuantizationOptions())
-    result = quantization.finish(
+    result = finishing.finish(
         data, spec, tmp_path / "model.tflite", tool=tool, notes=notes, export=None, options=QuantizationOptions()
     )
     if kind is Quantization.FLOAT32:
