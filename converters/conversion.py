@@ -19,6 +19,7 @@ from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.converters.pairs import check_allowed
+from edge_dl.converters.plan import PLAN, Plan, read_plan
 from edge_dl.data.sentences import FILE as SENTENCES
 from edge_dl.data.sentences import TABLES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
@@ -28,7 +29,6 @@ from edge_dl.recipe import ConversionConfig, Task
 from edge_dl.runfolder import digest, installed_versions
 from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
-PLAN = "plan.json"
 REFERENCE = "reference.npz"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
@@ -37,33 +37,6 @@ AUTO = "auto"
 # Beyond it the converter takes minutes and the copies of the weights that kernels pack cost more than the loop saves.
 UNROLL_LIMIT = 512
 _JOBS = "edge_dl.converters.jobs"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the export stage decided. Written as export/plan.json.
-
-    Attributes:
-        source: path of the model.
-        kind: "keras", "saved_model" or "tflite".
-        lowerings: lowerings that were exported, in order.
-        left_out: lowering -> why `auto` does not make it.
-        layers: recurrent layers as {"path", "kind", "steps"}.
-        custom: the user's classes as "module:name".
-        unsafe: whether Lambda layers may run.
-    """
-
-    source: str
-    kind: str
-    lowerings: tuple[Lowering, ...]
-    left_out: Mapping[str, str]
-    layers: tuple[Mapping[str, Any], ...] = ()
-    custom: tuple[str, ...] = ()
-    unsafe: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON value."""
-        return dataclasses.asdict(self) | {"lowerings": [item.value for item in self.lowerings]}
 
 
 @dataclass(frozen=True)
@@ -467,32 +440,6 @@ def convert(
         )
         name = Path(model).stem
         return run_conversion(out, config, name=name, task=task, labels=labels, progress=progress, isolation=isolation)
-
-
-def read_plan(run: Path) -> Plan:
-    """What `run_export` decided.
-
-    Raises:
-        UsageError: the run folder holds no whole export.
-    """
-    path = run / "export" / PLAN
-    if not path.is_file():
-        raise UsageError(
-            "The model must be exported first.", received=f"{run}, without {PLAN}", todo="Run `edge-dl export`."
-        )
-    value = read_json(path)
-    try:
-        return Plan(
-            source=value["source"],
-            kind=value["kind"],
-            lowerings=tuple(Lowering(item) for item in value["lowerings"]),
-            left_out=dict(value["left_out"]),
-            layers=tuple(value["layers"]),
-            custom=tuple(value["custom"]),
-            unsafe=bool(value["unsafe"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{PLAN} must be one that `edge-dl export` wrote.", received=f"{path} ({error})") from None
 
 
 def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[list[Lowering], dict[str, str]]:
