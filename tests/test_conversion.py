@@ -19,7 +19,8 @@ import pytest
 
 from edge_dl.bundle import Limits, read_bundle
 from edge_dl.converters import conversion
-from edge_dl.converters.conversion import Outcome, convert, read_outcomes, resolve_lowerings, run_conversion, run_export
+from edge_dl.converters.conversion import Outcome, convert, read_outcomes, run_conversion, run_export
+from edge_dl.converters.lowering_choice import UNROLL_LIMIT, resolve_lowerings
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, save_npz
 from edge_dl.recipe import ConversionConfig
@@ -349,10 +350,10 @@ def test_auto_takes_what_the_model_allows_and_says_what_it_leaves_out() -> None:
     chosen, left_out = resolve_lowerings(["auto"], facts(fused=[masked]))
     assert chosen == [Lowering.WHILE, Lowering.UNROLL, Lowering.STEP]
     assert left_out == {"fused": "layer 'lstm': It is masked."}
-    chosen, left_out = resolve_lowerings(["auto"], facts(steps=conversion.UNROLL_LIMIT))
+    chosen, left_out = resolve_lowerings(["auto"], facts(steps=UNROLL_LIMIT))
     assert Lowering.UNROLL not in chosen
-    assert str(2 * conversion.UNROLL_LIMIT) in left_out["unroll"]
-    chosen, _ = resolve_lowerings(["unroll"], facts(steps=conversion.UNROLL_LIMIT))
+    assert str(2 * UNROLL_LIMIT) in left_out["unroll"]
+    chosen, _ = resolve_lowerings(["unroll"], facts(steps=UNROLL_LIMIT))
     assert chosen == [Lowering.UNROLL]
 
 
