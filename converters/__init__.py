@@ -11,7 +11,7 @@ from typing import Any
 # Public name -> the module that holds it.
 _PUBLIC = {
     "Export": "exporting",
-    "Outcome": "conversion",
+    "Outcome": "outcomes",
     "convert": "conversion",
     "run_conversion": "conversion",
     "run_export": "conversion",

@@ -6,25 +6,31 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import MANIFEST, Limits, TensorSpec
+from edge_dl.bundle import Limits, TensorSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.checks.translation import REFERENCE as TRANSLATIONS
 from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
 from edge_dl.converters.lowering_choice import AUTO, check_names, resolve_lowerings
-from edge_dl.converters.pairs import check_allowed
+from edge_dl.converters.outcomes import (
+    Outcome,
+    find_up_to_date,
+    outcome_of,
+    refused_outcome,
+    remove_stale,
+    store_outcome,
+)
 from edge_dl.converters.plan import PLAN, Plan, read_plan
 from edge_dl.data.sentences import FILE as SENTENCES
 from edge_dl.data.sentences import TABLES
 from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
-from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
+from edge_dl.files import load_npz, save_npz, sha256_file, write_json
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import ConversionConfig, Task
 from edge_dl.runfolder import digest, installed_versions
@@ -34,82 +40,6 @@ REFERENCE = "reference.npz"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 _JOBS = "edge_dl.converters.jobs"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one variant. Written as variants/<variant>.json.
-
-    Attributes:
-        variant: the variant's name.
-        lowering: how recurrent layers were to be written.
-        quantization: how numbers were to be stored.
-        status: "converted", "refused", "crashed", "timed out" or "failed".
-        message: what went wrong, one line.
-        todo: what the user can do about it.
-        signal: name of the signal that ended the converter.
-        seconds: how long it took.
-        tool: what made it.
-        bytes: size of model.tflite.
-        gzip_bytes: its size after gzip, which is where zeros and few different weights show.
-        notes: what the user should know about it.
-        weights: elements of weight matrices by type.
-        log: last lines of what the converter printed, when it did not end well.
-        exit_code: 0, 2 (wrong use) or 3 (broke).
-        digest: what it was made from; the same digest is not made again.
-        path: candidates that the search for a mix made (`budget.Step`), in order; empty for other variants.
-    """
-
-    variant: str
-    lowering: Lowering
-    quantization: Quantization
-    status: str
-    message: str = ""
-    todo: str = ""
-    signal: str = ""
-    seconds: float = 0.0
-    tool: str = ""
-    bytes: int = 0
-    gzip_bytes: int = 0
-    notes: tuple[str, ...] = ()
-    weights: Mapping[str, int] = field(default_factory=dict)
-    log: tuple[str, ...] = ()
-    exit_code: int = 0
-    digest: str = ""
-    path: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is a bundle."""
-        return self.status == "converted"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON value."""
-        return dataclasses.asdict(self) | {"lowering": self.lowering.value, "quantization": self.quantization.value}
-
-
-def read_outcomes(run: Path) -> list[Outcome]:
-    """Every outcome in a run folder's variants/, by name."""
-    return [_read_outcome(path) for path in sorted((run / "variants").glob("*.json"))]
-
-
-def _read_outcome(path: Path) -> Outcome:
-    value = read_json(path)
-    try:
-        return Outcome(
-            **{
-                **value,
-                "lowering": Lowering(value["lowering"]),
-                "quantization": Quantization(value["quantization"]),
-                "notes": tuple(value["notes"]),
-                "log": tuple(value["log"]),
-                "path": tuple(value.get("path", ())),
-            }
-        )
-    except (TypeError, KeyError, ValueError) as error:
-        raise UsageError(
-            "An outcome file must be one that `edge-dl convert` wrote.", received=f"{path} ({error})", todo="Remove it."
-        ) from None
 
 
 def run_export(
@@ -283,7 +213,7 @@ def run_conversion(
         for lowering in plan.lowerings
         for quantization in wanted
     ]
-    _remove_stale(folder, {spec.name for spec in specs})
+    remove_stale(folder, {spec.name for spec in specs})
     exports = {lowering: _export_digest(run / "export", plan, lowering) for lowering in plan.lowerings}
     trained = _folder_digest(qat) if qat else ""
     versions = installed_versions()
@@ -341,14 +271,14 @@ def run_conversion(
                 **({"search": _search_digest(run, wanted)} if mixed else {}),
             }
         )
-        found = _up_to_date(folder, spec, key)
+        found = find_up_to_date(folder, spec, key)
         if found is not None and not force:
             outcomes[spec.name] = found
             continue
-        outcome = _refused(spec, key, trained=qat is not None) if not (options or {}).get("force") else None
+        outcome = refused_outcome(spec, key, trained=qat is not None) if not (options or {}).get("force") else None
         if outcome is not None:
             outcomes[spec.name] = outcome
-            _store(folder, outcome)
+            store_outcome(folder, outcome)
             continue
         job = Job(spec.name, f"{_JOBS}:make_variant", arguments, folder / "log" / f"{spec.name}.log", config.time_limit)
         (searches if mixed else jobs).append((spec, key, job))
@@ -357,8 +287,8 @@ def run_conversion(
 
     def receive(result: JobResult) -> None:
         spec, key = by_name[result.name]
-        outcomes[spec.name] = _outcome(spec, key, result)
-        _store(folder, outcomes[spec.name])
+        outcomes[spec.name] = outcome_of(spec, key, result)
+        store_outcome(folder, outcomes[spec.name])
         if result.status is not JobStatus.DONE:
             progress.say(f"{spec.name}: {result.message}")
 
@@ -514,75 +444,6 @@ def _search_digest(run: Path, wanted: Iterable[Quantization]) -> list[str]:
     return [sha256_file(split) if split.is_file() else "", *(item.value for item in wanted)]
 
 
-def _refused(spec: VariantSpec, key: str, *, trained: bool) -> Outcome | None:
-    try:
-        check_allowed(spec.lowering, spec.quantization)
-        if spec.quantization is Quantization.QAT and not trained:
-            raise RefusedError(
-                "qat is made by training: nothing was trained for quantization here.",
-                todo="Set compression.methods=qat.",
-            )
-    except RefusedError as error:
-        return Outcome(
-            spec.name, spec.lowering, spec.quantization, "refused", error.rule, error.todo, exit_code=2, digest=key
-        )
-    return None
-
-
-def _outcome(spec: VariantSpec, key: str, result: JobResult) -> Outcome:
-    made = result.value if result.status is JobStatus.DONE else {}
-    return Outcome(
-        variant=spec.name,
-        lowering=spec.lowering,
-        quantization=spec.quantization,
-        status="converted" if result.status is JobStatus.DONE else result.status.value,
-        message=result.message,
-        todo=result.todo,
-        signal=result.signal,
-        seconds=result.seconds,
-        tool=made.get("tool", ""),
-        bytes=made.get("bytes", 0),
-        gzip_bytes=made.get("gzip_bytes", 0),
-        notes=tuple(made.get("notes", ())),
-        weights=made.get("weights", {}),
-        log=result.log,
-        exit_code=result.exit_code,
-        digest=key,
-        path=tuple((result.value or {}).get("path", ())),
-    )
-
-
-def _store(folder: Path, outcome: Outcome) -> None:
-    if not outcome.ok:
-        spec = VariantSpec.parse(outcome.variant)
-        if _up_to_date(folder, spec, outcome.digest) is not None:
-            return  # Made from the same things before: this attempt, forced, takes nothing away.
-        # A bundle of other settings would pass for this one.
-        shutil.rmtree(folder / outcome.variant, ignore_errors=True)
-    try:
-        write_json(folder / f"{outcome.variant}.json", outcome.to_json())
-    except OSError as error:
-        raise StageError(
-            "The outcome of a conversion could not be written.",
-            stage="convert",
-            variant=outcome.variant,
-            received=f"{error.strerror or error} ({folder})",
-            todo="Free some space, then run the same command again: what is converted is kept.",
-        ) from error
-
-
-def _up_to_date(folder: Path, spec: VariantSpec, key: str) -> Outcome | None:
-    path = folder / f"{spec.name}.json"
-    if not path.is_file():
-        return None
-    try:
-        outcome = _read_outcome(path)
-    except UsageError:
-        return None
-    whole = (folder / spec.name / MANIFEST).is_file()
-    return outcome if outcome.ok and outcome.digest == key and whole else None
-
-
 def _export_digest(folder: Path, plan: Plan, lowering: Lowering) -> str:
     return sha256_file(plan.source) if plan.kind == "tflite" else _folder_digest(folder / lowering.value)
 
@@ -592,14 +453,3 @@ def _folder_digest(export: Path) -> str:
     record = export / "export.json"
     # fingerprint.pb holds a random number.
     return digest([sha256_file(path) for path in [record, *files] if path.name != "fingerprint.pb"])
-
-
-def _remove_stale(folder: Path, names: set[str]) -> None:
-    """Remove variants that an earlier configuration made, and what an interrupted run left behind."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != "log" and path.name not in names:
-            shutil.rmtree(path)
-        elif path.suffix == ".json" and path.stem not in names:
-            path.unlink()

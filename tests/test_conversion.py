@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from edge_dl.bundle import Limits, read_bundle
-from edge_dl.converters import conversion
-from edge_dl.converters.conversion import Outcome, convert, read_outcomes, run_conversion, run_export
+from edge_dl.converters.conversion import convert, run_conversion, run_export
 from edge_dl.converters.lowering_choice import UNROLL_LIMIT, resolve_lowerings
+from edge_dl.converters.outcomes import Outcome, read_outcomes, store_outcome
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, save_npz
 from edge_dl.recipe import ConversionConfig
@@ -420,5 +420,5 @@ def test_a_plan_that_was_tampered_with_is_named(run: Path) -> None:
 def test_an_outcome_that_cannot_be_written_is_a_stage_error(tmp_path: Path) -> None:
     (tmp_path / "variants").write_text("a file where the folder should be")
     with pytest.raises(StageError, match="could not be written") as caught:
-        conversion._store(tmp_path / "variants", Outcome("float32", Lowering.NONE, FLOAT32, "failed"))
+        store_outcome(tmp_path / "variants", Outcome("float32", Lowering.NONE, FLOAT32, "failed"))
     assert caught.value.exit_code == 3
