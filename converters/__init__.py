@@ -14,7 +14,7 @@ _PUBLIC = {
     "Outcome": "outcomes",
     "convert": "conversion",
     "run_conversion": "conversion",
-    "run_export": "conversion",
+    "run_export": "export_stage",
     "Refusal": "refusals",
     "as_reference": "lowering",
     "allowed_lowerings": "refusals",

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from edge_dl.bundle import Limits, read_bundle
-from edge_dl.converters.conversion import convert, run_conversion, run_export
+from edge_dl.converters.conversion import convert, run_conversion
+from edge_dl.converters.export_stage import run_export
 from edge_dl.converters.lowering_choice import UNROLL_LIMIT, resolve_lowerings
 from edge_dl.converters.outcomes import Outcome, read_outcomes, store_outcome
 from edge_dl.errors import RefusedError, StageError, UsageError
