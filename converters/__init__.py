@@ -11,10 +11,10 @@ from typing import Any
 # Public name -> the module that holds it.
 _PUBLIC = {
     "Export": "exporting",
-    "Outcome": "conversion",
+    "Outcome": "outcomes",
     "convert": "conversion",
     "run_conversion": "conversion",
-    "run_export": "conversion",
+    "run_export": "export_stage",
     "Refusal": "refusals",
     "as_reference": "lowering",
     "allowed_lowerings": "refusals",

@@ -1,263 +1,38 @@
-"""The export and convert stages: a model on disk becomes exports, and exports become bundles, in child processes."""
+"""The convert stage: exports become bundles, in child processes; and both stages in one call."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_dl.bundle import MANIFEST, Limits, TensorSpec
+from edge_dl.bundle import Limits
 from edge_dl.checks.runtime_profiles import find_profiles
-from edge_dl.checks.translation import REFERENCE as TRANSLATIONS
-from edge_dl.converters import calibration as calibrations
 from edge_dl.converters.budget import find_mix
-from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, termination_as_interrupt
-from edge_dl.data.sentences import FILE as SENTENCES
+from edge_dl.converters.export_stage import CALIBRATION, GOLDEN, run_export
+from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus, given_or_new, termination_as_interrupt
+from edge_dl.converters.lowering_choice import AUTO
+from edge_dl.converters.outcomes import (
+    Outcome,
+    find_up_to_date,
+    outcome_of,
+    refused_outcome,
+    remove_stale,
+    store_outcome,
+)
+from edge_dl.converters.plan import Plan, read_plan
 from edge_dl.data.sentences import TABLES
-from edge_dl.errors import EdgeError, RefusedError, StageError, UsageError
-from edge_dl.files import load_npz, read_json, save_npz, sha256_file, write_json
+from edge_dl.errors import UsageError
+from edge_dl.files import load_npz, save_npz, sha256_file
 from edge_dl.progress import SILENT, Progress
 from edge_dl.recipe import ConversionConfig, Task
 from edge_dl.runfolder import digest, installed_versions
-from edge_dl.variants import Lowering, Quantization, VariantSpec
+from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
-PLAN = "plan.json"
-REFERENCE = "reference.npz"
-CALIBRATION = "calibration.npz"
-GOLDEN = "golden.npz"
-AUTO = "auto"
-# Copies of a cell that an unrolled model may hold before `auto` leaves it out: time steps summed over recurrent layers.
-# Beyond it the converter takes minutes and the copies of the weights that kernels pack cost more than the loop saves.
-UNROLL_LIMIT = 512
 _JOBS = "edge_dl.converters.jobs"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the export stage decided. Written as export/plan.json.
-
-    Attributes:
-        source: path of the model.
-        kind: "keras", "saved_model" or "tflite".
-        lowerings: lowerings that were exported, in order.
-        left_out: lowering -> why `auto` does not make it.
-        layers: recurrent layers as {"path", "kind", "steps"}.
-        custom: the user's classes as "module:name".
-        unsafe: whether Lambda layers may run.
-    """
-
-    source: str
-    kind: str
-    lowerings: tuple[Lowering, ...]
-    left_out: Mapping[str, str]
-    layers: tuple[Mapping[str, Any], ...] = ()
-    custom: tuple[str, ...] = ()
-    unsafe: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON value."""
-        return dataclasses.asdict(self) | {"lowerings": [item.value for item in self.lowerings]}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one variant. Written as variants/<variant>.json.
-
-    Attributes:
-        variant: the variant's name.
-        lowering: how recurrent layers were to be written.
-        quantization: how numbers were to be stored.
-        status: "converted", "refused", "crashed", "timed out" or "failed".
-        message: what went wrong, one line.
-        todo: what the user can do about it.
-        signal: name of the signal that ended the converter.
-        seconds: how long it took.
-        tool: what made it.
-        bytes: size of model.tflite.
-        gzip_bytes: its size after gzip, which is where zeros and few different weights show.
-        notes: what the user should know about it.
-        weights: elements of weight matrices by type.
-        log: last lines of what the converter printed, when it did not end well.
-        exit_code: 0, 2 (wrong use) or 3 (broke).
-        digest: what it was made from; the same digest is not made again.
-        path: candidates that the search for a mix made (`budget.Step`), in order; empty for other variants.
-    """
-
-    variant: str
-    lowering: Lowering
-    quantization: Quantization
-    status: str
-    message: str = ""
-    todo: str = ""
-    signal: str = ""
-    seconds: float = 0.0
-    tool: str = ""
-    bytes: int = 0
-    gzip_bytes: int = 0
-    notes: tuple[str, ...] = ()
-    weights: Mapping[str, int] = field(default_factory=dict)
-    log: tuple[str, ...] = ()
-    exit_code: int = 0
-    digest: str = ""
-    path: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is a bundle."""
-        return self.status == "converted"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON value."""
-        return dataclasses.asdict(self) | {"lowering": self.lowering.value, "quantization": self.quantization.value}
-
-
-def read_outcomes(run: Path) -> list[Outcome]:
-    """Every outcome in a run folder's variants/, by name."""
-    return [_read_outcome(path) for path in sorted((run / "variants").glob("*.json"))]
-
-
-def _read_outcome(path: Path) -> Outcome:
-    value = read_json(path)
-    try:
-        return Outcome(
-            **{
-                **value,
-                "lowering": Lowering(value["lowering"]),
-                "quantization": Quantization(value["quantization"]),
-                "notes": tuple(value["notes"]),
-                "log": tuple(value["log"]),
-                "path": tuple(value.get("path", ())),
-            }
-        )
-    except (TypeError, KeyError, ValueError) as error:
-        raise UsageError(
-            "An outcome file must be one that `edge-dl convert` wrote.", received=f"{path} ({error})", todo="Remove it."
-        ) from None
-
-
-def run_export(
-    source: str | Path,
-    run: Path,
-    config: ConversionConfig,
-    *,
-    data: Path | None = None,
-    custom: Sequence[str] = (),
-    unsafe: bool = False,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    calibration: str = "data",
-    seed: int = 0,
-    progress: Progress = SILENT,
-    isolation: Isolation | None = None,
-) -> Plan:
-    """Write export/: one SavedModel a lowering, the reference answers, golden samples and calibration samples.
-
-    Args:
-        source: a .keras or .h5 file, a SavedModel folder, or a .tflite.
-        run: the run folder.
-        config: lowerings, batch, number of calibration samples, time limit.
-        data: folder with train.npz and test.npz; None: run/data where it is there. Without data there is no reference,
-            golden inputs are made up, and int8 and int16x8 cannot be made.
-        custom: the user's classes and functions as "module:name".
-        unsafe: whether Lambda layers may run.
-        input_shapes: per input, the shape without the batch axis, where the model leaves an axis free. Where there is
-            data its shapes are used.
-        calibration: "data" (the training split) or "random" (made up: for a look at size and speed only).
-        seed: chooses calibration and golden samples.
-        progress: told how far it is.
-        isolation: the worker process to use; None: one of its own.
-
-    Raises:
-        UsageError: model, data or names are wrong.
-        RefusedError: a lowering that was asked for by name cannot carry a layer.
-        StageError: exporting crashed, ran out of time or failed.
-    """
-    if calibration not in ("data", calibrations.RANDOM):
-        raise UsageError("Calibration samples come from `data` or are `random`.", received=repr(calibration))
-    wanted = _check_names(config.lowerings)
-    source = Path(source).resolve()
-    if not source.exists():
-        raise UsageError("The model must exist.", received=str(source))
-    folder = run / "export"
-    splits = _find_splits(run / "data" if data is None else data, required=data is not None)
-    shared = {"source": str(source), "custom": list(custom), "unsafe": unsafe}
-    logs = folder / "log"
-    with termination_as_interrupt(), _worker(isolation) as worker:
-        with progress.step("Reading the model") as step:
-            asked = {
-                **shared,
-                "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
-                "split": str(splits.get("train") or splits.get("test") or ""),
-            }
-            facts = _one(
-                worker, Job("model", f"{_JOBS}:describe", asked, logs / "model.log", config.time_limit, "export")
-            )
-            step.advance(1)
-        lowerings, left_out = resolve_lowerings(wanted, facts)
-        for name, reason in left_out.items():
-            progress.say(f"{name} is left out: {reason}")
-        for lowering in Lowering:
-            shutil.rmtree(folder / lowering.value, ignore_errors=True)
-        for name in (PLAN, REFERENCE, CALIBRATION, GOLDEN, TRANSLATIONS):
-            (folder / name).unlink(missing_ok=True)
-        jobs = [
-            Job(
-                f"export {lowering.value}",
-                f"{_JOBS}:export_lowering",
-                {
-                    **shared,
-                    "folder": str(folder / lowering.value),
-                    "lowering": lowering.value,
-                    "batch": config.batch,
-                    "beams": config.beams,
-                    "input_shapes": facts["shapes"],
-                },
-                logs / f"{lowering.value}.log",
-                config.time_limit,
-                "export",
-            )
-            for lowering in lowerings
-        ]
-        results = worker.run(jobs, progress=progress, description="Exporting")
-        lowerings, failed = _settle(lowerings, results, by_name=wanted)
-        for name, reason in failed.items():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            progress.say(f"{name} is left out: {reason}")
-        left_out |= failed
-        reference = {
-            **shared,
-            # One that decodes says that its answers are many.
-            "export": str(folder / next((item for item in lowerings if item.decodes), lowerings[0]).value),
-            "reference": str(folder / REFERENCE),
-            "golden": str(folder / GOLDEN),
-            "test": str(splits.get("test", "")),
-            "seed": seed,
-        }
-        job = Job(
-            "reference", f"{_JOBS}:make_reference", reference, logs / "reference.log", config.time_limit, "export"
-        )
-        _raise_unless_done(worker.run([job], progress=progress, description="Reference answers")[0])
-        pairs = run / "data" if data is None else data
-        if (pairs / SENTENCES).is_file():
-            asked = {**shared, "export": reference["export"], "data": str(pairs), "answers": str(folder / TRANSLATIONS)}
-            call, log = "edge_dl.converters.translations:make_translations", logs / "translations.log"
-            job = Job("translations", call, asked, log, config.time_limit, "export")
-            _raise_unless_done(worker.run([job], progress=progress, description="Reference translations")[0])
-    golden = load_npz(folder / GOLDEN)
-    inputs = [
-        TensorSpec(name[3:], (1, *item.shape[1:]), item.dtype.name)
-        for name, item in golden.items()
-        if name[:3] == "in/"
-    ]
-    _write_calibration(folder / CALIBRATION, inputs, splits.get("train"), calibration, config.calibration_samples, seed)
-    plan = Plan(str(source), facts["kind"], tuple(lowerings), left_out, tuple(facts["layers"]), tuple(custom), unsafe)
-    write_json(folder / PLAN, plan.to_json())
-    return plan
 
 
 def run_conversion(
@@ -292,7 +67,7 @@ def run_conversion(
         rate: samples a second of the sounds that the model takes, for its manifests.
         tables: text.json with the vocabularies of a model that translates; it goes into the bundles that decode.
         limits: parity limits by quantization name.
-        options: fields of `quantization.QuantizationOptions`.
+        options: fields of `options.QuantizationOptions`.
         qat: export of a model that was trained for quantization; it becomes the variant `qat` beside the others.
         force: make everything again.
         progress: told how far it is.
@@ -306,13 +81,13 @@ def run_conversion(
     plan = read_plan(run)
     folder = run / "variants"
     wanted = dict.fromkeys([*config.quantizations, *([Quantization.QAT] if qat else [])])
-    edges = (*_full_integer(), Quantization.QAT)
+    edges = (*FULL_INTEGER, Quantization.QAT)
     specs = [
         VariantSpec(lowering, quantization, config.integer_io and quantization in edges)
         for lowering in plan.lowerings
         for quantization in wanted
     ]
-    _remove_stale(folder, {spec.name for spec in specs})
+    remove_stale(folder, {spec.name for spec in specs})
     exports = {lowering: _export_digest(run / "export", plan, lowering) for lowering in plan.lowerings}
     trained = _folder_digest(qat) if qat else ""
     versions = installed_versions()
@@ -327,7 +102,7 @@ def run_conversion(
     for spec in specs:
         limit = dataclasses.asdict((limits or {}).get(spec.quantization.value, Limits()))
         mixed = spec.quantization is Quantization.MIXED
-        needs_samples = spec.quantization in _full_integer() or mixed
+        needs_samples = spec.quantization in CALIBRATED
         samples = run / "export" / CALIBRATION
         use = str(samples) if needs_samples and samples.is_file() else ""
         export = qat if qat and spec.quantization is Quantization.QAT else run / "export" / spec.lowering.value
@@ -370,14 +145,14 @@ def run_conversion(
                 **({"search": _search_digest(run, wanted)} if mixed else {}),
             }
         )
-        found = _up_to_date(folder, spec, key)
+        found = find_up_to_date(folder, spec, key)
         if found is not None and not force:
             outcomes[spec.name] = found
             continue
-        outcome = _refused(spec, key, trained=qat is not None) if not (options or {}).get("force") else None
+        outcome = refused_outcome(spec, key, trained=qat is not None) if not (options or {}).get("force") else None
         if outcome is not None:
             outcomes[spec.name] = outcome
-            _store(folder, outcome)
+            store_outcome(folder, outcome)
             continue
         job = Job(spec.name, f"{_JOBS}:make_variant", arguments, folder / "log" / f"{spec.name}.log", config.time_limit)
         (searches if mixed else jobs).append((spec, key, job))
@@ -386,12 +161,12 @@ def run_conversion(
 
     def receive(result: JobResult) -> None:
         spec, key = by_name[result.name]
-        outcomes[spec.name] = _outcome(spec, key, result)
-        _store(folder, outcomes[spec.name])
+        outcomes[spec.name] = outcome_of(spec, key, result)
+        store_outcome(folder, outcomes[spec.name])
         if result.status is not JobStatus.DONE:
             progress.say(f"{spec.name}: {result.message}")
 
-    with termination_as_interrupt(), _worker(isolation) as worker:
+    with termination_as_interrupt(), given_or_new(isolation) as worker:
         worker.run([job for _, _, job in jobs], on_result=receive, progress=progress, description="Converting")
         for _, _, job in searches:
             receive(find_mix(run, job.arguments, worker, time_limit=config.time_limit, progress=progress))
@@ -468,259 +243,10 @@ def convert(
         return run_conversion(out, config, name=name, task=task, labels=labels, progress=progress, isolation=isolation)
 
 
-def read_plan(run: Path) -> Plan:
-    """What `run_export` decided.
-
-    Raises:
-        UsageError: the run folder holds no whole export.
-    """
-    path = run / "export" / PLAN
-    if not path.is_file():
-        raise UsageError(
-            "The model must be exported first.", received=f"{run}, without {PLAN}", todo="Run `edge-dl export`."
-        )
-    value = read_json(path)
-    try:
-        return Plan(
-            source=value["source"],
-            kind=value["kind"],
-            lowerings=tuple(Lowering(item) for item in value["lowerings"]),
-            left_out=dict(value["left_out"]),
-            layers=tuple(value["layers"]),
-            custom=tuple(value["custom"]),
-            unsafe=bool(value["unsafe"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{PLAN} must be one that `edge-dl export` wrote.", received=f"{path} ({error})") from None
-
-
-def resolve_lowerings(wanted: Sequence[str], facts: Mapping[str, Any]) -> tuple[list[Lowering], dict[str, str]]:
-    """Which lowerings to export.
-
-    Args:
-        wanted: lowering names, or "auto" for all that the model allows.
-        facts: what `jobs.describe` gave.
-
-    Returns:
-        The lowerings, and for `auto` the reason why each other one is left out.
-
-    Raises:
-        RefusedError: a lowering asked for by name cannot carry a layer; the message names layers and ways out.
-    """
-    whole = [Lowering(item) for item in facts["allowed"]]
-    decoding = [Lowering(item) for item in facts.get("decoding", ())]
-    refusals = facts["refusals"]
-    # Only who says tokens one by one has no target to give; what a forecast is told of its hours is known before.
-    said = bool(facts.get("tokens")) or all(refusals.values())
-    allowed = decoding if decoding and said else whole
-    chosen: list[Lowering] = []
-    left_out: dict[str, str] = {}
-    for name in wanted:
-        if name == AUTO:
-            for lowering in allowed:
-                copies = sum(item["steps"] for item in facts["layers"])
-                if lowering.decodes:
-                    copies = facts.get("encoder_steps", copies)
-                if lowering in (Lowering.UNROLL, Lowering.DECODE_UNROLL) and copies > UNROLL_LIMIT:
-                    left_out[lowering.value] = (
-                        f"{copies} copies of a cell are more than {UNROLL_LIMIT}. Ask for it by name to have it anyway."
-                    )
-                else:
-                    chosen.append(lowering)
-            for lowering_name, found in refusals.items():
-                if found:
-                    left_out[lowering_name] = f"layer {found[0]['layer']!r}: {found[0]['reason']}"
-                elif decoding and said:
-                    left_out[lowering_name] = "it takes a whole target, which nobody has who wants it to be said."
-            for lowering in decoding if not said else ():
-                left_out[lowering.value] = (
-                    "what its steps are fed is no token that was said before. Ask for it by name to have it anyway."
-                )
-            continue
-        lowering = Lowering(name)
-        by_name = facts.get("by_name", {})
-        found = refusals.get(name, []) or by_name.get(name, [])
-        if found:
-            reasons = " ".join(f"Layer {item['layer']!r}: {item['reason']}" for item in found)
-            todo = " ".join(dict.fromkeys(item["todo"] for item in found))
-            raise RefusedError(f"The model cannot be lowered as {name}. {reasons}", todo=todo)
-        if lowering not in allowed and name not in by_name and name not in facts["allowed"]:
-            reason = "it has recurrent layers." if lowering is Lowering.NONE else "it has no recurrent layer."
-            if lowering is Lowering.STREAM or (lowering.decodes and facts.get("kind", "keras") != "keras"):
-                reason = "only a Keras model says which layers it has."
-            raise RefusedError(
-                f"The model cannot be lowered as {name}: {reason}",
-                todo=f"Possible: {', '.join(item.value for item in allowed)}.",
-            )
-        chosen.append(lowering)
-    if not chosen:
-        raise RefusedError(
-            "No lowering can carry the model. " + " ".join(f"{key}: {reason}" for key, reason in left_out.items()),
-            todo="Ask for unroll by name, or change the layers that are named.",
-        )
-    # `auto` leaves out what was asked for beside it.
-    left_out = {key: reason for key, reason in left_out.items() if Lowering(key) not in chosen}
-    return list(dict.fromkeys(chosen)), left_out
-
-
-def _settle(
-    lowerings: Sequence[Lowering], results: Sequence[JobResult], *, by_name: Sequence[str]
-) -> tuple[list[Lowering], dict[str, str]]:
-    """Which lowerings were exported, and why each other one, that only `auto` had wanted, was not.
-
-    Raises:
-        EdgeError: one that was asked for by name was not exported, or none was.
-    """
-    done, failed = [], {}
-    for lowering, result in zip(lowerings, results, strict=True):
-        if result.status is JobStatus.DONE:
-            done.append(lowering)
-        elif lowering.value in by_name:
-            raise _as_error(result)
-        else:
-            failed[lowering.value] = result.message
-    if not done:
-        raise _as_error(results[0])
-    return done, failed
-
-
-def _check_names(names: Sequence[str]) -> list[str]:
-    known = [AUTO, *(item.value for item in Lowering)]
-    for name in names:
-        if name not in known:
-            raise UsageError("The lowering must exist.", received=name, todo=f"Known: {', '.join(known)}.")
-    if not names:
-        raise UsageError("At least one lowering must be asked for.", todo=f"Known: {', '.join(known)}.")
-    return list(dict.fromkeys(names))
-
-
-def _find_splits(folder: Path, *, required: bool) -> dict[str, Path]:
-    found = {name: folder / f"{name}.npz" for name in ("train", "test") if (folder / f"{name}.npz").is_file()}
-    if required and not found:
-        raise UsageError("The data folder must hold train.npz or test.npz.", received=str(folder))
-    return found
-
-
-def _write_calibration(
-    path: Path, inputs: Sequence[TensorSpec], train: Path | None, kind: str, count: int, seed: int
-) -> None:
-    if kind == calibrations.RANDOM:
-        calibrations.save(calibrations.random_calibration(inputs, count=count, seed=seed), path)
-        return
-    if train is None:
-        return
-    from edge_dl.converters.jobs import split_inputs
-
-    arrays = load_npz(train)
-    x = split_inputs(arrays, inputs)
-    y = {name[2:]: array for name, array in arrays.items() if name.startswith("y/")}
-    calibrations.save(calibrations.from_split(x, y, count=count, seed=seed), path)
-
-
-def _worker(isolation: Isolation | None) -> contextlib.AbstractContextManager[Isolation]:
-    """The given worker, left open for who gave it; or one for the block."""
-    return Isolation() if isolation is None else contextlib.nullcontext(isolation)
-
-
-def _one(worker: Isolation, job: Job) -> Any:
-    result = worker.run([job])[0]
-    _raise_unless_done(result)
-    return result.value
-
-
-def _raise_unless_done(result: JobResult) -> None:
-    if result.status is JobStatus.DONE:
-        return
-    raise _as_error(result)
-
-
-def _as_error(result: JobResult) -> EdgeError:
-    if result.status is JobStatus.REFUSED:
-        return RefusedError(result.message, todo=result.todo)
-    if result.exit_code == 2:
-        return UsageError(result.message, todo=result.todo)
-    return StageError(result.message, stage="export", todo=result.todo)
-
-
-def _full_integer() -> tuple[Quantization, ...]:
-    return (Quantization.INT8, Quantization.INT16X8)
-
-
 def _search_digest(run: Path, wanted: Iterable[Quantization]) -> list[str]:
     """What the search for a mix looks at besides what every variant is made from."""
     split = run / "data" / "validation.npz"
     return [sha256_file(split) if split.is_file() else "", *(item.value for item in wanted)]
-
-
-def _refused(spec: VariantSpec, key: str, *, trained: bool) -> Outcome | None:
-    from edge_dl.converters.quantization import check_allowed
-
-    try:
-        check_allowed(spec.lowering, spec.quantization)
-        if spec.quantization is Quantization.QAT and not trained:
-            raise RefusedError(
-                "qat is made by training: nothing was trained for quantization here.",
-                todo="Set compression.methods=qat.",
-            )
-    except RefusedError as error:
-        return Outcome(
-            spec.name, spec.lowering, spec.quantization, "refused", error.rule, error.todo, exit_code=2, digest=key
-        )
-    return None
-
-
-def _outcome(spec: VariantSpec, key: str, result: JobResult) -> Outcome:
-    made = result.value if result.status is JobStatus.DONE else {}
-    return Outcome(
-        variant=spec.name,
-        lowering=spec.lowering,
-        quantization=spec.quantization,
-        status="converted" if result.status is JobStatus.DONE else result.status.value,
-        message=result.message,
-        todo=result.todo,
-        signal=result.signal,
-        seconds=result.seconds,
-        tool=made.get("tool", ""),
-        bytes=made.get("bytes", 0),
-        gzip_bytes=made.get("gzip_bytes", 0),
-        notes=tuple(made.get("notes", ())),
-        weights=made.get("weights", {}),
-        log=result.log,
-        exit_code=result.exit_code,
-        digest=key,
-        path=tuple((result.value or {}).get("path", ())),
-    )
-
-
-def _store(folder: Path, outcome: Outcome) -> None:
-    if not outcome.ok:
-        spec = VariantSpec.parse(outcome.variant)
-        if _up_to_date(folder, spec, outcome.digest) is not None:
-            return  # Made from the same things before: this attempt, forced, takes nothing away.
-        # A bundle of other settings would pass for this one.
-        shutil.rmtree(folder / outcome.variant, ignore_errors=True)
-    try:
-        write_json(folder / f"{outcome.variant}.json", outcome.to_json())
-    except OSError as error:
-        raise StageError(
-            "The outcome of a conversion could not be written.",
-            stage="convert",
-            variant=outcome.variant,
-            received=f"{error.strerror or error} ({folder})",
-            todo="Free some space, then run the same command again: what is converted is kept.",
-        ) from error
-
-
-def _up_to_date(folder: Path, spec: VariantSpec, key: str) -> Outcome | None:
-    path = folder / f"{spec.name}.json"
-    if not path.is_file():
-        return None
-    try:
-        outcome = _read_outcome(path)
-    except UsageError:
-        return None
-    whole = (folder / spec.name / MANIFEST).is_file()
-    return outcome if outcome.ok and outcome.digest == key and whole else None
 
 
 def _export_digest(folder: Path, plan: Plan, lowering: Lowering) -> str:
@@ -732,14 +258,3 @@ def _folder_digest(export: Path) -> str:
     record = export / "export.json"
     # fingerprint.pb holds a random number.
     return digest([sha256_file(path) for path in [record, *files] if path.name != "fingerprint.pb"])
-
-
-def _remove_stale(folder: Path, names: set[str]) -> None:
-    """Remove variants that an earlier configuration made, and what an interrupted run left behind."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != "log" and path.name not in names:
-            shutil.rmtree(path)
-        elif path.suffix == ".json" and path.stem not in names:
-            path.unlink()

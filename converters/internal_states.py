@@ -17,7 +17,8 @@ import numpy as np
 
 from edge_dl.bundle import Signature, StateSpec
 from edge_dl.converters import packing, repairs, tensors
-from edge_dl.converters.quantization import Quantized, check_runs
+from edge_dl.converters.acceptance import check_runs
+from edge_dl.converters.finishing import Quantized
 from edge_dl.errors import RefusedError
 from edge_dl.files import write_atomic
 

@@ -315,3 +315,8 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def given_or_new(isolation: Isolation | None) -> contextlib.AbstractContextManager[Isolation]:
+    """The given worker, left open for who gave it; or one for the block."""
+    return Isolation() if isolation is None else contextlib.nullcontext(isolation)

@@ -17,19 +17,15 @@ from edge_dl import bundle
 from edge_dl.bundle import Limits, Manifest, TensorSpec, TranslationSpec
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.converters import calibration as calibrations
+from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.exporting import DEFAULT_BEAMS, RECORD, Export, read_export
+from edge_dl.converters.finishing import Quantized, finish
 from edge_dl.converters.internal_states import RESET, keep_inside
 from edge_dl.converters.loadable import make_loadable
 from edge_dl.converters.merging import split_signatures
 from edge_dl.converters.metadata import add_metadata, takes_pictures
-from edge_dl.converters.quantization import (
-    QuantizationOptions,
-    Quantized,
-    check_runs,
-    finish,
-    quantize,
-    quantize_tflite,
-)
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.quantization import quantize, quantize_tflite
 from edge_dl.converters.sources import Source, open_source
 from edge_dl.converters.worker import note
 from edge_dl.files import gzip_size, load_npz, save_npz

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from edge_dl.checks.compatibility import check_model
 from edge_dl.checks.runtime_profiles import Profile
-from edge_dl.converters.quantization import QuantizationOptions, Quantized
+from edge_dl.converters.finishing import Quantized
+from edge_dl.converters.options import QuantizationOptions
 from edge_dl.errors import RefusedError
 from edge_dl.variants import VariantSpec
 

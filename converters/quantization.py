@@ -1,201 +1,29 @@
 """One interface to every way of storing numbers: an export and a `VariantSpec` go in, a checked .tflite comes out.
 
-Two tools do the work. TFLiteConverter reads the SavedModel; ai-edge-quantizer rewrites the float32 .tflite. Which one
-is used is decided here, by lowering and quantization, and said in the result. What is known to fail, or to kill the
-process, is refused before anything starts.
+A user's own float32 .tflite may stand in the export's place. What is known to fail, or to kill the process, is refused
+before anything starts. `edge_dl.converters.routes` knows which tool is used.
 
 These functions import TensorFlow and may crash in native code: call them through `edge_dl.converters.isolation`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from edge_dl.bundle import EncoderSpec, Signature
-from edge_dl.converters import decoding, packing, repairs, tensors
-from edge_dl.converters.calibration import (
-    Calibration,
-    batches,
-    check_finite,
-    check_inputs,
-    decode_batches,
-    step_batches,
-    stream_batches,
-)
-from edge_dl.converters.exporting import RECORD, Export
-from edge_dl.converters.flat_dense import flatten_int16_dense
-from edge_dl.converters.front import find_front, takes_samples
-from edge_dl.converters.lookups import quantize_lookups
+from edge_dl.converters import tensors
+from edge_dl.converters.calibration import Calibration, batches, check_finite, check_inputs
+from edge_dl.converters.exporting import Export
+from edge_dl.converters.feeds import make_feeds_by_part
+from edge_dl.converters.finishing import AS_IT_IS, Quantized, finish, put_right, write_variant
+from edge_dl.converters.float_model import float_model
+from edge_dl.converters.integers import quantize_integers, quantize_with_float_scores
 from edge_dl.converters.merging import merge
-from edge_dl.converters.messages import one_line
-from edge_dl.converters.pixels import quantize_pixels, takes_bytes
-from edge_dl.converters.scores import find_masked_scores, find_scores, find_tables, give_floats
-from edge_dl.converters.static import Precision, leave_float, pattern_of, quantize_static, with_unique_names
-from edge_dl.errors import RefusedError, StageError, UsageError
-from edge_dl.files import write_atomic
-from edge_dl.variants import Lowering, Quantization, VariantSpec
-
-FLOAT_MODEL = "float32.tflite"
-AS_IT_IS = "none (the file as it was)"
-MIXING = "ai-edge-quantizer static, each operator in its own precision"
-FLOAT_SCORES = "softmaxes and what leads to them stay float32"
-FLOAT_FRONT = "the features of the sound stay float32"
-FLOAT_MASKED = "softmaxes with a mask, and what masks their scores, stay float32"
-# A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
-# type (a matrix of a few elements, one that an unusual operator reads) may stay.
-CLAIMED_SHARE = 0.9
-CLAIMED_TYPES = {
-    Quantization.FLOAT32: ("float32",),
-    Quantization.FLOAT16: ("float16",),
-    Quantization.DYNAMIC: ("int8",),
-    Quantization.INT8: ("int8",),
-    Quantization.INT16X8: ("int8",),
-    Quantization.INT4: ("int4",),
-    Quantization.MIXED: ("int8", "float32"),
-    Quantization.QAT: ("int8",),
-}
-# Rows of dense weights that are shorter than this on average get one scale a matrix: see `scale_rows`.
-SHORT_ROW = 80
-FULL_INTEGER = (Quantization.INT8, Quantization.INT16X8)
-CALIBRATED = (*FULL_INTEGER, Quantization.MIXED)
-
-
-@dataclass(frozen=True)
-class QuantizationOptions:
-    """Choices that a target may need.
-
-    Attributes:
-        allow_flex: let operators through that are no TFLite builtins; the runtime must bring them.
-        per_channel_dense: one scale a row for dense weights, or one a matrix. With float activations, one a row needs
-            FULLY_CONNECTED version 12 (TFLite 2.17, LiteRT 1.0); tflite-runtime 2.14 loads version 9, one a matrix.
-            None: see `scale_rows`.
-        per_channel: one scale a channel for the weights of int8 and int16x8, as their specification asks, or one a
-            tensor, as accelerators of an older kind do.
-        weight_only: ai-edge-quantizer's names of operators, e.g. ("CONV_2D_TRANSPOSE",), whose int8 weights are turned
-            into floats by a DEQUANTIZE in dynamic and int4, for runtimes without a kernel that reads them.
-        precisions: in `mixed`, by an operator's number in the float32 .tflite (as text, as JSON has it), a
-            `static.Precision` other than int8.
-        float_scores: in int8 and int16x8, probabilities of answers and what leads to them stay float32, as a decoder's:
-            a vocabulary's probabilities in steps of 1/256 are mostly zero.
-        force: try what is known to fail.
-    """
-
-    allow_flex: bool = False
-    per_channel_dense: bool | None = None
-    per_channel: bool = True
-    weight_only: tuple[str, ...] = ()
-    precisions: Mapping[str, str] = field(default_factory=dict)
-    float_scores: bool = False
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A .tflite that was made and checked.
-
-    Attributes:
-        path: the file.
-        signature: what it takes and gives, with scales.
-        tool: what made it, e.g. "ai-edge-quantizer dynamic_wi4_afp32".
-        notes: what the user should know, e.g. operators that stayed float.
-        weights: elements of weight matrices by type.
-        min_runtime_version: the oldest TFLite runtime by the file's own statement; "" when it makes none.
-        encoder: of a `decode` variant, the encoder's signature with scales.
-    """
-
-    path: Path
-    signature: Signature
-    tool: str
-    notes: tuple[str, ...]
-    weights: Mapping[str, int]
-    min_runtime_version: str
-    encoder: EncoderSpec | None = None
-
-
-def check_allowed(lowering: Lowering, quantization: Quantization) -> None:
-    """Raises RefusedError for a pair that no tool can make, with the reason and what would work instead."""
-    if lowering is Lowering.STREAM and quantization is Quantization.QAT:
-        raise RefusedError(
-            "qat of a stream cannot be made: the quantizers were trained on whole clips.", todo="Use stream-int8."
-        )
-    if lowering is not Lowering.NONE and quantization is Quantization.QAT:
-        # A step takes what an encoder gives: it is no lowering of such a model.
-        integers = "decode-unroll-int8" if lowering.decodes else "step-int8"
-        raise RefusedError(
-            "qat of a recurrent layer cannot be made: tensorflow-model-optimization cannot train one for quantization.",
-            todo=f"Use {lowering.value}-dynamic, or {integers}.",
-        )
-    if lowering.decodes and quantization is Quantization.MIXED:
-        raise RefusedError(
-            "mixed of an encoder and a decoder cannot be made: its search looks at one signature.",
-            todo="Use decode-unroll-int8, decode-unroll-int16x8 or decode-dynamic.",
-        )
-    if lowering is Lowering.DECODE and quantization in FULL_INTEGER:
-        raise RefusedError(
-            f"{quantization.value} of an encoder's loops cannot be made: ai-edge-quantizer cannot calibrate them.",
-            todo=f"Use decode-unroll-{quantization.value}; decode-dynamic has int8 weights.",
-        )
-    if lowering is Lowering.WHILE and quantization in FULL_INTEGER:
-        raise RefusedError(
-            f"{quantization.value} of a while loop cannot be made: TensorFlow's converter crashes on it (SIGSEGV).",
-            todo=f"Use step-{quantization.value} or unroll-{quantization.value}; while-dynamic has int8 weights.",
-        )
-    if lowering in (Lowering.WHILE, Lowering.FUSED) and quantization is Quantization.MIXED:
-        raise RefusedError(
-            f"{quantization.value} of the {lowering.value} lowering cannot be made: ai-edge-quantizer has no "
-            "calibration for loops and no integer kernel for the fused LSTM operator.",
-            todo=f"Use step-{quantization.value} or unroll-{quantization.value}.",
-        )
-    if lowering is Lowering.FUSED and quantization is Quantization.INT16X8:
-        raise RefusedError(
-            "int16x8 of the fused LSTM operator cannot be made: the operator has no int16 kernel.",
-            todo="Use step-int16x8 or unroll-int16x8; fused-int8 and fused-dynamic work.",
-        )
-    if lowering is Lowering.FUSED and quantization is Quantization.INT4:
-        raise RefusedError(
-            "int4 of the fused LSTM operator cannot be made: the operator has no int4 kernel.",
-            todo="Use while-int4, unroll-int4 or step-int4; fused-dynamic works.",
-        )
-
-
-def float_model(export: Export) -> Path:
-    """The float32 .tflite of an export, made by TFLiteConverter when it is not there yet."""
-    own = export.signature.key in decoding.KEYS
-    path = export.folder / (f"{export.signature.key}.{FLOAT_MODEL}" if own else FLOAT_MODEL)
-    record = export.folder / RECORD
-    if not path.is_file() or path.stat().st_mtime_ns < record.stat().st_mtime_ns:
-        model = tensors.read(_convert(export, lambda converter: None, allow_flex=True))
-        repairs.unclip_lstm(model)
-        write_atomic(path, packing.pack(model))
-    return path
-
-
-def scale_rows(content: bytes, quantization: Quantization, options: QuantizationOptions) -> bool:
-    """Whether dense weights get one scale a row rather than one a matrix.
-
-    A scale is 4 bytes (8 with a bias): with rows of 64 int8 weights, the tables are a tenth of the file. Measured on
-    two trained 64-unit layers run for 128 steps, one a row against one a matrix: dynamic, cosine to float32
-    .999998/.999982 (LSTM), .999999/.999997 (GRU), .9995/.9998 (SimpleRNN); int8 .9766/.9761, .9995/.9995, .9962/.9961.
-    The file is 8 to 13 % smaller, and loads in every runtime. int16x8 and int4 keep one a row: .999998/.9944 for the
-    LSTM in int16x8.
-
-    Args:
-        content: the float32 .tflite.
-        quantization: what it becomes.
-        options: may decide it.
-    """
-    if options.per_channel_dense is not None:
-        return options.per_channel_dense
-    if quantization not in (Quantization.DYNAMIC, Quantization.INT8):
-        return True
-    elements, rows = tensors.dense_rows(tensors.read(content))
-    return elements >= SHORT_ROW * rows
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.pairs import check_allowed
+from edge_dl.converters.routes import convert_export
+from edge_dl.converters.weights import halve_weights, quantize_weights
+from edge_dl.errors import RefusedError, UsageError
+from edge_dl.variants import CALIBRATED, FULL_INTEGER, Lowering, Quantization, VariantSpec
 
 
 def quantize(
@@ -229,111 +57,8 @@ def quantize(
         check_inputs(calibration, export.clip_inputs, export.sequence)
     if export.encoder is not None:
         return _quantize_parts(export, spec, out, calibration, options)
-    content, tool, notes = _ROUTES[spec.quantization](export, spec, calibration, options)
+    content, tool, notes = convert_export(export, spec, calibration, options)
     return finish(content, spec, out, tool=tool, notes=notes, export=export, options=options)
-
-
-def finish(
-    content: bytes,
-    spec: VariantSpec,
-    out: Path,
-    *,
-    tool: str,
-    notes: list[str],
-    export: Export | None,
-    options: QuantizationOptions,
-) -> Quantized:
-    """Repair, shrink, write and check a converted file.
-
-    Args:
-        content: what the tool gave.
-        spec: what it should be.
-        out: where it goes.
-        tool: what made it.
-        notes: what is known about it already.
-        export: the export that it comes from; None for a user's own .tflite.
-        options: see `QuantizationOptions`.
-    """
-    model = _repair(content, spec, export, options, notes)
-    return _write(model, spec, out, tool=tool, notes=notes, export=export, content=content)
-
-
-def _repair(
-    content: bytes, spec: VariantSpec, export: Export | None, options: QuantizationOptions, notes: list[str]
-) -> Any:
-    """A converted file of one signature as a `ModelT`, put right."""
-    model = tensors.read(content)
-    custom = tensors.custom_operators(model)
-    if custom and not options.allow_flex:
-        raise _not_builtin(custom)
-    states = _states(export)
-    key = export.signature.key if export else ""
-    if export is not None:
-        repairs.unclip_lstm(model)
-        repairs.fill_zeros(model)
-        flatten_int16_dense(model)
-    sums = repairs.repair_sums(model)
-    if sums:
-        notes.append(f"{sums} sums with a scale that their kernel cannot take were put right")
-    repaired = repairs.repair_biases(model)
-    if repaired:
-        notes.append(f"{repaired} biases that the converter had given another operator's scale were put right")
-    if states and spec.integer_io:
-        repairs.adopt_state_scales(model, states, key)
-        changed = repairs.unify_state_scales(model, states, key)
-        if changed:
-            notes.append(f"states rescaled at the model's edge: {', '.join(changed)}")
-    repairs.correct_versions(model)
-    if export is not None:
-        repairs.name_edges(model)
-    return model
-
-
-def _states(export: Export | None) -> list[dict[str, Any]]:
-    return [
-        {"input": item.input, "output": item.output, "silent": item.silent, "initial": item.initial}
-        for item in (export.signature.states if export else ())
-    ]
-
-
-def _write(
-    model: Any,
-    spec: VariantSpec,
-    out: Path,
-    *,
-    tool: str,
-    notes: list[str],
-    export: Export | None,
-    content: bytes = b"",
-) -> Quantized:
-    """Shrink, write and check a file that was put right; `content` is what it was read from."""
-    custom = tensors.custom_operators(model)
-    # Names are for people who look into a model, and they do that in float32. They are up to a tenth of a small file.
-    data = packing.pack(model, keep_names=spec.quantization is Quantization.FLOAT32)
-    if tool == AS_IT_IS:
-        data = content
-    model = tensors.read(data)
-    signature = tensors.signature_of(model, _states(export), export.signature.key if export else "")
-    encoder = None
-    if export is not None and export.encoder is not None:
-        found = tensors.signature_of(model, (), export.encoder.key)
-        encoder = EncoderSpec(found.key, found.inputs, found.outputs)
-    weights = tensors.count_weights(model)
-    _check_claims(spec, model, weights, signature)
-    write_atomic(out, data)
-    if custom:
-        notes.append(f"not run here: the runtime must bring {', '.join(custom)}")
-    else:
-        check_runs(out)
-    return Quantized(
-        path=out,
-        signature=signature,
-        tool=tool,
-        notes=tuple(notes),
-        weights=weights.elements,
-        min_runtime_version=tensors.min_runtime_version(model),
-        encoder=encoder,
-    )
 
 
 def _quantize_parts(
@@ -341,353 +66,27 @@ def _quantize_parts(
 ) -> Quantized:
     """Make each signature of an encoder and its decoder by itself, and one file of all."""
     parts = export.parts
-    feeds = _decode_feeds(export, calibration) if spec.quantization in FULL_INTEGER and calibration else {}
+    feeds = make_feeds_by_part(export, calibration) if spec.quantization in FULL_INTEGER and calibration else {}
     models, notes, tool = [], [], ""
     for part in parts:
         key = part.signature.key
         if feeds:
             assert export.encoder is not None
             answers = () if key == export.encoder.key else [item.name for item in part.signature.outputs]
-            content, tool, told = _static_part(float_model(part).read_bytes(), spec, feeds[key], options, answers)
+            content, tool, told = quantize_with_float_scores(
+                float_model(part).read_bytes(), spec, feeds[key], options, answers
+            )
         else:
-            content, tool, told = _ROUTES[spec.quantization](part, spec, calibration, options)
-        models.append(_repair(content, spec, part, options, told))
+            content, tool, told = convert_export(part, spec, calibration, options)
+        models.append(put_right(content, spec, part, options, told))
         notes += [f"{key}: {note}" for note in told]
-    return _write(merge(models), spec, out, tool=tool, notes=notes, export=export)
-
-
-def _decode_feeds(export: Export, calibration: Calibration) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Calibration samples by signature key."""
-    assert export.encoder is not None
-    assert export.sequence is not None
-    step, encode, *beams = export.parts
-    encoded, steps = decode_batches(
-        float_model(encode), float_model(step), export.encoder, export.signature, export.sequence, calibration
-    )
-    feeds = {encode.signature.key: encoded, step.signature.key: steps}
-    for part in beams:
-        rows = {item.name: item.shape[0] for item in part.signature.inputs}
-        rows |= {item.input: item.shape[0] for item in part.signature.states}
-        # The same samples in every beam: the same ranges, so that the weights' scales and the biases are stored once.
-        feeds[part.signature.key] = [
-            {name: np.repeat(value, rows[name] // len(value), 0) for name, value in feed.items()} for feed in steps
-        ]
-    return feeds
-
-
-def check_runs(path: Path) -> None:
-    """Load a .tflite in LiteRT and call it with zeros, and where it has no answer to zero (a logarithm), with ones.
-
-    Of a file with several signatures, each is called.
-
-    Raises:
-        StageError: it does not load, does not run, or answers both with NaN or infinity.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_path=str(path), num_threads=1)
-        interpreter.allocate_tensors()
-        bad = _not_finite(interpreter, 0) and _not_finite(interpreter, 1)
-        keys = interpreter.get_signature_list()
-        for key in keys if len(keys) > 1 else ():
-            runner = interpreter.get_signature_runner(key)
-            bad = bad or (_signature_not_finite(runner, key, 0) and _signature_not_finite(runner, key, 1))
-    except (RuntimeError, ValueError) as error:
-        raise StageError(
-            "A converted file must load and run in LiteRT.",
-            stage="convert",
-            received=one_line(error, 500),
-        ) from error
-    if bad:
-        raise StageError(
-            "A converted file must answer with finite numbers.",
-            stage="convert",
-            received=f"NaN or infinity in {', '.join(bad)} for an input of zeros and for one of ones",
-        )
-
-
-def _not_finite(interpreter: Any, step: int) -> list[str]:
-    """Outputs with NaN or infinity where every input is zero, or as many steps above it, in the input's own type."""
-    for detail in interpreter.get_input_details():
-        value = detail["quantization"][1] + step
-        interpreter.set_tensor(detail["index"], np.full(detail["shape"], min(value, 127), detail["dtype"]))
-    interpreter.reset_all_variables()
-    interpreter.invoke()
-    outputs = {item["name"]: interpreter.get_tensor(item["index"]) for item in interpreter.get_output_details()}
-    return [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
-
-
-def _signature_not_finite(runner: Any, key: str, step: int) -> list[str]:
-    """What `_not_finite` gives, for one signature of several."""
-    feed = {
-        name: np.full(item["shape"], min(item["quantization"][1] + step, 127), item["dtype"])
-        for name, item in runner.get_input_details().items()
-    }
-    results = runner(**feed)
-    return [
-        f"{key}/{name}" for name, value in results.items() if value.dtype.kind == "f" and not np.isfinite(value).all()
-    ]
-
-
-def _check_claims(spec: VariantSpec, model: Any, weights: tensors.WeightCount, signature: Signature) -> None:
-    if weights.nan:
-        raise StageError(
-            "Weights must be numbers.", stage="convert", variant=spec.name, received=f"NaN in {', '.join(weights.nan)}"
-        )
-    share = weights.share(*CLAIMED_TYPES[spec.quantization])
-    if share < CLAIMED_SHARE:
-        found = ", ".join(f"{name}: {count}" for name, count in sorted(weights.elements.items()))
-        raise StageError(
-            f"A variant called {spec.quantization.value} must hold {' or '.join(CLAIMED_TYPES[spec.quantization])} "
-            f"weights ({CLAIMED_SHARE:.0%} of all at least).",
-            stage="convert",
-            variant=spec.name,
-            received=f"elements by type: {found}",
-            todo="Use another quantization: the converter has no such kernel for this model's operators.",
-        )
-    free = [item.name for item in (*signature.inputs, *signature.outputs) if any(size < 1 for size in item.shape)]
-    if free:
-        raise StageError(
-            "Every axis must have a fixed size on the device.", stage="convert", received=f"{', '.join(free)}"
-        )
-
-
-def _convert(
-    export: Export,
-    configure: Callable[[Any], None],
-    *,
-    allow_flex: bool,
-    per_channel_dense: bool = True,
-    per_channel: bool = True,
-) -> bytes:
-    """Run TFLiteConverter on an export's SavedModel."""
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(export.saved_model), signature_keys=[export.signature.key])
-    converter.exclude_conversion_metadata = True
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel_dense
-    converter._experimental_disable_per_channel = not per_channel
-    configure(converter)
-    if allow_flex:
-        operators = set(converter.target_spec.supported_ops) or {tf.lite.OpsSet.TFLITE_BUILTINS}
-        converter.target_spec.supported_ops = [*operators, tf.lite.OpsSet.SELECT_TF_OPS]
-    try:
-        return bytes(converter.convert())
-    except Exception as error:  # ConverterError, RuntimeError, ValueError: the converter uses all of them.
-        raise _conversion_error(error) from error
-
-
-def _conversion_error(error: Exception) -> StageError:
-    text = str(error)
-    names = {*re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)}
-    for listed in re.findall(r"^(?:Custom|TF Select|Flex) ops: (.+)$", text, re.MULTILINE):
-        names |= {name.strip() for name in listed.split(",")}
-    if names:
-        places = re.findall(r"\"([^\"]+)@[^\"]*\"|\"([^\"]+/[^\"]+)\"", text)
-        paths = sorted({(first or second) for first, second in places})
-        return _not_builtin(sorted(names), paths[:3])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    important = [line for line in lines if "error" in line.lower()] or lines or [type(error).__name__]
-    return StageError("TensorFlow's converter failed.", stage="convert", received=important[0][:500])
-
-
-def _not_builtin(names: list[str], places: list[str] | None = None) -> StageError:
-    where = f" (from {', '.join(places)})" if places else ""
-    return StageError(
-        "A variant may use TFLite's builtin operators only, because no runtime on a device has the others.",
-        stage="convert",
-        received=f"{', '.join(names)}{where}",
-        todo="Write the layer with other keras.ops, or choose another lowering.",
-    )
-
-
-_Route = Callable[
-    [Export, VariantSpec, "Calibration | None", QuantizationOptions], "tuple[bytes, str, list[str]]"
-]  # content, tool, notes
-
-
-def _float32(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    return float_model(export).read_bytes(), "TFLiteConverter", []
-
-
-def _float16(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    def configure(converter: Any) -> None:
-        import tensorflow as tf
-
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]
-
-    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter float16", []
-
-
-def _dynamic(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    """Int8 weights.
-
-    Measured on two 64-unit LSTM layers over 50 steps, one thread, as a ratio to float32: ai-edge-quantizer and
-    TFLiteConverter are equally fast (while .95 / .94, unroll .35-.41 / .27-.29, step .76-.79 / .77-.79) and equally
-    right (largest error .0009 / .0008). ai-edge-quantizer quantizes every matrix; TFLiteConverter leaves those under
-    1024 elements in float32, and with one of them in it a whole fused LSTM. So ai-edge-quantizer, with the fused
-    operator done here and operator versions put right afterwards.
-    """
-    return _edge_quantizer(export, 8, options), "ai-edge-quantizer dynamic_wi8_afp32", []
-
-
-def _int4(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    return _edge_quantizer(export, 4, options), "ai-edge-quantizer dynamic_wi4_afp32", []
-
-
-def _edge_quantizer(export: Export, bits: int, options: QuantizationOptions) -> bytes:
-    return quantize_weights(float_model(export).read_bytes(), bits, options)
-
-
-def quantize_weights(content: bytes, bits: int, options: QuantizationOptions) -> bytes:
-    """Give a float32 .tflite integer weights of `bits` bits; activations stay float32, and so do features of sounds.
-
-    What has no 4-bit kernel (Conv2DTranspose, DepthwiseConv2D, BatchMatMul, tables of embeddings) gets 8 bits.
-    """
-    from ai_edge_quantizer import qtyping, quantizer
-
-    content = with_unique_names(content)
-    tool = quantizer.Quantizer(bytearray(content))
-    granularity = qtyping.QuantGranularity
-    rows = scale_rows(content, Quantization.INT4 if bits == 4 else Quantization.DYNAMIC, options)
-    tool.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
-    if bits == 4:
-        for operator in (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D):
-            tool.add_dynamic_config(".*", operator, 4)
-    if not rows:
-        tool.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, bits, granularity.TENSORWISE)
-    for name in options.weight_only:
-        tool.add_weight_only_config(".*", qtyping.TFLOperationName(name), 8)
-    front = find_front(tensors.read(content))
-    if front:
-        leave_float(tool, pattern_of(content, front))
-    result = bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
-    model = tensors.read(result)
-    changed = quantize_lookups(model)
-    if bits == 8:
-        changed += repairs.quantize_fused_lstm(model)
-    return packing.pack(model) if changed else result
-
-
-def _full_integer(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    import tensorflow as tf
-
-    assert calibration is not None
-    if takes_samples(export.signature) and export.lowering is Lowering.FUSED:
-        raise RefusedError(
-            f"{spec.quantization.value} of a speech model with the fused LSTM operator cannot be made: "
-            "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
-            todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
-        )
-    model = tensors.read(float_model(export).read_bytes())
-    if tensors.operator_names(model)["WHILE"] and not options.force:
-        raise RefusedError(
-            f"{spec.quantization.value} of a model with a loop cannot be made: TensorFlow's converter crashes on it "
-            "(SIGSEGV). Layers such as ConvLSTM2D or an RNN with a cell of its own are loops.",
-            todo=f"Use {VariantSpec(export.lowering, Quantization.DYNAMIC).name}, which has int8 weights.",
-        )
-    feeds = _feeds(export, calibration)
-    # ai-edge-quantizer would leave the fused operator in float too.
-    if options.float_scores and export.lowering is not Lowering.FUSED:
-        answers = [item.name for item in export.signature.outputs]
-        return _static_part(float_model(export).read_bytes(), spec, feeds, options, answers)
-    wide = spec.quantization is Quantization.INT16X8
-    # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
-    looks_up = wide and find_tables(model)
-    # It has one scale for scores and what masks them: causal attention would be off by a quarter of its answers' range.
-    masked = find_masked_scores(model) and export.lowering is not Lowering.FUSED
-    if takes_samples(export.signature) or looks_up or masked:
-        return _static(float_model(export).read_bytes(), spec, feeds, options)
-    sets = tf.lite.OpsSet
-    strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
-
-    def configure(converter: Any, *operators: Any) -> None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: iter([(export.signature.key, feed) for feed in feeds])
-        converter.target_spec.supported_ops = list(operators)
-        if spec.integer_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int16 if wide else tf.int8
-
-    tool = f"TFLiteConverter {spec.quantization.value}"
-    rows = scale_rows(float_model(export).read_bytes(), spec.quantization, options)
-    rows = rows and options.per_channel
-    scales = {"per_channel_dense": rows, "per_channel": options.per_channel}
-    choices = {"allow_flex": options.allow_flex, **scales}
-    if spec.integer_io and not wide and takes_bytes(export.signature):
-        content = float_model(export).read_bytes()
-        return quantize_pixels(content, feeds, export.signature.key, **scales), tool, []
-    try:
-        return _convert(export, lambda item: configure(item, strict), **choices), tool, []
-    except StageError as error:
-        unsupported = re.search(r"not (?:yet )?supported for op:? '?(\w+)", error.received)
-        if unsupported is None:
-            raise
-        # One operator without an integer kernel: it stays float between a DEQUANTIZE and a QUANTIZE.
-        content = _convert(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
-        note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
-        return content, tool, [note]
-
-
-def _feeds(export: Export, calibration: Calibration) -> list[dict[str, np.ndarray]]:
-    """Calibration samples as the export's signature takes them."""
-    if export.stream is not None:
-        return stream_batches(float_model(export), export.signature, export.stream, calibration)
-    if export.sequence is not None:
-        return step_batches(float_model(export), export.signature, export.sequence, calibration)
-    return list(batches(calibration, export.signature.inputs))
-
-
-def _mixed(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    assert calibration is not None
-    content = float_model(export).read_bytes()
-    return quantize_static(content, _feeds(export, calibration), exceptions=_exceptions(content, options)), MIXING, []
-
-
-def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
-    """Precisions that were asked for, and that of features of sounds and of masked scores."""
-    model = tensors.read(content)
-    asked = {int(number): Precision(name) for number, name in options.precisions.items()}
-    return asked | dict.fromkeys([*find_front(model), *find_masked_scores(model)], Precision.FLOAT32)
-
-
-def _trained(
-    export: Export, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    """Int8 of a model with quantizers in it (`edge_dl.compression`): training found every range."""
-    if not options.per_channel:
-        raise RefusedError(
-            "qat was trained with one scale a channel for convolutions, and has no other.",
-            todo="Use int8 with conversion.per_channel=false.",
-        )
-
-    def configure(converter: Any) -> None:
-        import tensorflow as tf
-
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if spec.integer_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-
-    return _convert(export, configure, allow_flex=options.allow_flex), "TFLiteConverter, trained by tfmot", []
+    return write_variant(merge(models), spec, out, tool=tool, notes=notes, export=export)
 
 
 def quantize_tflite(
     content: bytes, spec: VariantSpec, calibration: Calibration | None, options: QuantizationOptions
 ) -> tuple[bytes, str, list[str]]:
-    """Quantize a user's own float32 .tflite with ai-edge-quantizer; `finish` makes it a variant.
+    """Quantize a user's own float32 .tflite with ai-edge-quantizer; `finishing.finish` makes it a variant.
 
     Returns:
         The file's content, the tool, and notes.
@@ -719,105 +118,13 @@ def quantize_tflite(
             raise _no_calibration(spec)
         signature = tensors.signature_of(tensors.read(content))
         check_inputs(calibration, signature.inputs, None)
-        return _static(content, spec, list(batches(calibration, signature.inputs)), options)
+        return quantize_integers(content, spec, list(batches(calibration, signature.inputs)), options)
     if spec.quantization is Quantization.FLOAT16:
-        return _half(content), "ai-edge-quantizer float16 weights", []
+        return halve_weights(content), "ai-edge-quantizer float16 weights", []
     if spec.quantization is Quantization.INT4 and operators[tensors.LSTM]:
         check_allowed(Lowering.FUSED, spec.quantization)
     bits = 4 if spec.quantization is Quantization.INT4 else 8
     return quantize_weights(content, bits, options), f"ai-edge-quantizer dynamic_wi{bits}_afp32", []
-
-
-def _half(content: bytes) -> bytes:
-    from ai_edge_quantizer import qtyping, quantizer
-
-    tool = quantizer.Quantizer(bytearray(with_unique_names(content)))
-    tool.update_quantization_recipe(
-        regex=".*",
-        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        op_config=qtyping.OpQuantizationConfig(
-            weight_tensor_config=qtyping.TensorQuantizationConfig(
-                num_bits=16, dtype=qtyping.TensorDataType.FLOAT, symmetric=True
-            ),
-            compute_precision=qtyping.ComputePrecision.FLOAT,
-            explicit_dequantize=True,
-        ),
-        algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
-    )
-    return bytes(tool.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
-
-
-def _static(
-    content: bytes, spec: VariantSpec, feeds: list[dict[str, np.ndarray]], options: QuantizationOptions
-) -> tuple[bytes, str, list[str]]:
-    exceptions = _exceptions(content, options)
-    if spec.quantization is Quantization.MIXED:
-        return quantize_static(content, feeds, exceptions=exceptions), MIXING, []
-    wide = spec.quantization is Quantization.INT16X8
-    precision = Precision.INT16X8 if wide else Precision.INT8
-    model = tensors.read(content)
-    if not options.per_channel:
-        raise RefusedError(
-            f"{spec.quantization.value} of sounds, tokens, masked attention and .tflite files has one scale a "
-            "channel, and no other.",
-            todo="Leave conversion.per_channel at true.",
-        )
-    tables = find_tables(model) if wide else []
-    exceptions |= dict.fromkeys(tables, Precision.FLOAT32)
-    result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
-    if tables:
-        result = _with_short_tables(result)
-    kept = ((FLOAT_FRONT, find_front(model)), (FLOAT_MASKED, find_masked_scores(model)))
-    return result, _static_tool(spec), [note for note, found in kept if found]
-
-
-def _with_short_tables(content: bytes) -> bytes:
-    """With int16 activations a table would be of int16; with one of int8 what is looked up becomes float first."""
-    model = tensors.read(content)
-    return packing.pack(model) if quantize_lookups(model) else content
-
-
-def _static_tool(spec: VariantSpec) -> str:
-    return f"ai-edge-quantizer static_wi8_ai{16 if spec.quantization is Quantization.INT16X8 else 8}"
-
-
-def _static_part(
-    content: bytes,
-    spec: VariantSpec,
-    feeds: list[dict[str, np.ndarray]],
-    options: QuantizationOptions,
-    answers: Sequence[str],
-) -> tuple[bytes, str, list[str]]:
-    """Full integer for one signature of an encoder-decoder, or a language model, with what leads to probabilities in
-    float32; `answers` are outputs that may be scores themselves.
-    """
-    if not options.per_channel:
-        raise RefusedError(
-            f"{spec.quantization.value} of decoders and language models has one scale a channel, and no other.",
-            todo="Leave conversion.per_channel at true.",
-        )
-    wide = spec.quantization is Quantization.INT16X8
-    model = tensors.read(content)
-    if repairs.separate_outputs(model):
-        content = packing.pack(model)
-        model = tensors.read(content)
-    scores = find_scores(model, answers)
-    tables = find_tables(model) if wide else []  # See `_with_short_tables`.
-    result = quantize_static(
-        content,
-        feeds,
-        precision=Precision.INT16X8 if wide else Precision.INT8,
-        exceptions=dict.fromkeys([*scores.floating, *tables], Precision.FLOAT32),
-        weights_only=scores.logits,
-        rows=scale_rows(content, Quantization.DYNAMIC, options),
-        integer_io=spec.integer_io,
-    )
-    model = tensors.read(result)
-    quantize_lookups(model)
-    repairs.drop_idle_reshapes(model)
-    if spec.integer_io:
-        give_floats(model)
-    return packing.pack(model), _static_tool(spec), [FLOAT_SCORES] if scores.floating or scores.logits else []
 
 
 def _no_calibration(spec: VariantSpec) -> UsageError:
@@ -825,15 +132,3 @@ def _no_calibration(spec: VariantSpec) -> UsageError:
         f"{spec.quantization.value} needs calibration samples from the training data.",
         todo="Give the training data with --data.",
     )
-
-
-_ROUTES: dict[Quantization, _Route] = {
-    Quantization.FLOAT32: _float32,
-    Quantization.FLOAT16: _float16,
-    Quantization.DYNAMIC: _dynamic,
-    Quantization.INT8: _full_integer,
-    Quantization.INT16X8: _full_integer,
-    Quantization.INT4: _int4,
-    Quantization.MIXED: _mixed,
-    Quantization.QAT: _trained,
-}

@@ -48,6 +48,11 @@ class Quantization(str, Enum):
     QAT = "qat"
 
 
+FULL_INTEGER = (Quantization.INT8, Quantization.INT16X8)
+# Their ranges are chosen by looking at samples.
+CALIBRATED = (*FULL_INTEGER, Quantization.MIXED)
+
+
 @dataclass(frozen=True)
 class VariantSpec:
     """One .tflite to make.

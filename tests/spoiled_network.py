@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_dl.bundle import Limits
-from edge_dl.converters.conversion import Outcome, run_conversion, run_export
+from edge_dl.converters.conversion import run_conversion
+from edge_dl.converters.export_stage import run_export
+from edge_dl.converters.outcomes import Outcome
 from edge_dl.files import save_npz, write_json
 from edge_dl.recipe import ConversionConfig
 from edge_dl.variants import Quantization

@@ -19,8 +19,8 @@ from edge_dl.checks.layers import ActivationRange, LayerError
 from edge_dl.cli.budget import parse_share, with_budget
 from edge_dl.converters import budget, tensors
 from edge_dl.converters.calibration import batches, random_calibration
-from edge_dl.converters.conversion import Outcome, read_outcomes
 from edge_dl.converters.isolation import Isolation, Job, JobResult, JobStatus
+from edge_dl.converters.outcomes import Outcome, read_outcomes
 from edge_dl.converters.static import Precision, has_kernel, quantize_static
 from edge_dl.converters.tries import find_moves
 from edge_dl.errors import UsageError

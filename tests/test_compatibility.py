@@ -20,7 +20,8 @@ from edge_dl.bundle import read_bundle
 from edge_dl.checks.compatibility import check_model
 from edge_dl.checks.runtime_profiles import Profile, find_profile, find_profiles
 from edge_dl.checks.trials import REAL, ask, find_real
-from edge_dl.converters.conversion import run_conversion, run_export
+from edge_dl.converters.conversion import run_conversion
+from edge_dl.converters.export_stage import run_export
 from edge_dl.converters.isolation import Isolation
 from edge_dl.errors import StageError, UsageError
 from edge_dl.recipe import ConversionConfig

@@ -298,7 +298,7 @@ def test_kernels_are_measured_and_biases_are_not() -> None:
 
 
 def test_qat_without_training_is_refused() -> None:
-    from edge_dl.converters.quantization import check_allowed
+    from edge_dl.converters.pairs import check_allowed
     from edge_dl.variants import Lowering, Quantization
 
     with pytest.raises(RefusedError, match="recurrent"):

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from edge_dl.bundle import Limits, read_bundle
-from edge_dl.converters import conversion
-from edge_dl.converters.conversion import Outcome, convert, read_outcomes, resolve_lowerings, run_conversion, run_export
+from edge_dl.converters.conversion import convert, run_conversion
+from edge_dl.converters.export_stage import run_export
+from edge_dl.converters.lowering_choice import UNROLL_LIMIT, resolve_lowerings
+from edge_dl.converters.outcomes import Outcome, read_outcomes, store_outcome
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.files import load_npz, save_npz
 from edge_dl.recipe import ConversionConfig
@@ -349,10 +351,10 @@ def test_auto_takes_what_the_model_allows_and_says_what_it_leaves_out() -> None:
     chosen, left_out = resolve_lowerings(["auto"], facts(fused=[masked]))
     assert chosen == [Lowering.WHILE, Lowering.UNROLL, Lowering.STEP]
     assert left_out == {"fused": "layer 'lstm': It is masked."}
-    chosen, left_out = resolve_lowerings(["auto"], facts(steps=conversion.UNROLL_LIMIT))
+    chosen, left_out = resolve_lowerings(["auto"], facts(steps=UNROLL_LIMIT))
     assert Lowering.UNROLL not in chosen
-    assert str(2 * conversion.UNROLL_LIMIT) in left_out["unroll"]
-    chosen, _ = resolve_lowerings(["unroll"], facts(steps=conversion.UNROLL_LIMIT))
+    assert str(2 * UNROLL_LIMIT) in left_out["unroll"]
+    chosen, _ = resolve_lowerings(["unroll"], facts(steps=UNROLL_LIMIT))
     assert chosen == [Lowering.UNROLL]
 
 
@@ -419,5 +421,5 @@ def test_a_plan_that_was_tampered_with_is_named(run: Path) -> None:
 def test_an_outcome_that_cannot_be_written_is_a_stage_error(tmp_path: Path) -> None:
     (tmp_path / "variants").write_text("a file where the folder should be")
     with pytest.raises(StageError, match="could not be written") as caught:
-        conversion._store(tmp_path / "variants", Outcome("float32", Lowering.NONE, FLOAT32, "failed"))
+        store_outcome(tmp_path / "variants", Outcome("float32", Lowering.NONE, FLOAT32, "failed"))
     assert caught.value.exit_code == 3

@@ -12,9 +12,9 @@ from keras import layers
 from translation_models import SOURCE, TARGET, UNITS
 
 from edge_dl.converters import find_refusals
-from edge_dl.converters.conversion import resolve_lowerings
 from edge_dl.converters.cutting import Cut, find_cut
 from edge_dl.converters.decoding import trace_decode
+from edge_dl.converters.lowering_choice import resolve_lowerings
 from edge_dl.converters.signature import describe_inputs
 from edge_dl.converters.sources import KerasSource
 from edge_dl.errors import RefusedError

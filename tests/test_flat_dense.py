@@ -13,7 +13,8 @@ from edge_dl.converters import packing, tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import export
 from edge_dl.converters.flat_dense import flatten_int16_dense
-from edge_dl.converters.quantization import _ROUTES, QuantizationOptions
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.routes import convert_export
 from edge_dl.runtime import open_session
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
@@ -33,7 +34,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     exported = export(model, tmp_path_factory.mktemp("dense"), Lowering.NONE)
     spec = VariantSpec(Lowering.NONE, Quantization.INT16X8)
     samples = Calibration({"sequence": SEQUENCES}, np.arange(20))
-    return _ROUTES[Quantization.INT16X8](exported, spec, samples, QuantizationOptions())[0]
+    return convert_export(exported, spec, samples, QuantizationOptions())[0]
 
 
 def ranks(content: bytes) -> set[int]:

@@ -21,7 +21,8 @@ from edge_dl.checks.inspection import version_key
 from edge_dl.checks.runtime_profiles import find_profiles
 from edge_dl.checks.traces import Trace
 from edge_dl.converters import packing, tensors
-from edge_dl.converters.conversion import run_conversion, run_export
+from edge_dl.converters.conversion import run_conversion
+from edge_dl.converters.export_stage import run_export
 from edge_dl.converters.internal_states import RESET, keep_states
 from edge_dl.errors import RefusedError, UsageError
 from edge_dl.files import save_npz

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_dl.converters import packing, quantization, tensors
+from edge_dl.converters import packing, tensors
+from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.lookups import quantize_lookups
-from edge_dl.converters.quantization import QuantizationOptions
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.weights import quantize_weights
 
 ROWS, SIZE = 40, 16
 LOWERINGS = ("unroll", "step")
@@ -79,7 +81,7 @@ def test_what_is_no_lookup_of_floats_is_left_alone(content: bytes) -> None:
 
 
 def test_dynamic_holds_no_float_table(content: bytes, tmp_path: Path) -> None:
-    made = quantization.quantize_weights(content, 8, QuantizationOptions())
+    made = quantize_weights(content, 8, QuantizationOptions())
     assert set(tensors.count_weights(tensors.read(made)).elements) == {"int8"}
     expected = answers(content)["scores"]
     np.testing.assert_allclose(answers(made)["scores"], expected, atol=0.02 * np.abs(expected).max())
@@ -101,10 +103,10 @@ def test_masks_and_encodings_are_no_weights(tmp_path: Path) -> None:
     tf.saved_model.save(module, folder, signatures={"predict": serve})
     made = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["predict"]).convert()
     assert tensors.count_weights(tensors.read(made)).elements == {"float32": SIZE * SIZE}
-    dynamic = quantization.quantize_weights(made, 8, QuantizationOptions())
+    dynamic = quantize_weights(made, 8, QuantizationOptions())
     assert tensors.count_weights(tensors.read(dynamic)).elements == {"int8": SIZE * SIZE}
     (tmp_path / "m.tflite").write_bytes(dynamic)
-    quantization.check_runs(tmp_path / "m.tflite")
+    check_runs(tmp_path / "m.tflite")
 
 
 @pytest.fixture(scope="module")

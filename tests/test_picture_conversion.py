@@ -17,8 +17,11 @@ from edge_dl.bundle import Signature, TensorSpec
 from edge_dl.converters import tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export, export
+from edge_dl.converters.finishing import Quantized
+from edge_dl.converters.float_model import float_model
 from edge_dl.converters.metadata import add_metadata, takes_pictures
-from edge_dl.converters.quantization import QuantizationOptions, Quantized, float_model, quantize
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.quantization import quantize
 from edge_dl.recipe import ImageConfig, Task
 from edge_dl.runtime import open_session
 from edge_dl.variants import Lowering, Quantization, VariantSpec

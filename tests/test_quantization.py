@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_dl.bundle import TensorSpec
-from edge_dl.converters import calibration, packing, quantization, repairs, tensors
+from edge_dl.converters import calibration, finishing, packing, quantization, repairs, tensors
+from edge_dl.converters.acceptance import check_runs
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export
-from edge_dl.converters.quantization import QuantizationOptions, Quantized
+from edge_dl.converters.finishing import Quantized
+from edge_dl.converters.float_model import float_model
+from edge_dl.converters.options import QuantizationOptions
 from edge_dl.errors import RefusedError, StageError, UsageError
 from edge_dl.variants import Lowering, Quantization, VariantSpec
 
@@ -168,7 +171,7 @@ def test_bad_calibration_samples_are_named(
 
 
 def finish(content: bytes, name: str, out: Path) -> Quantized:
-    return quantization.finish(
+    return finishing.finish(
         content, VariantSpec.parse(name), out, tool="a test", notes=[], export=None, options=QuantizationOptions()
     )
 
@@ -177,14 +180,14 @@ def finish(content: bytes, name: str, out: Path) -> Quantized:
 def test_float_weights_do_not_pass_for_another_type(
     name: str, export_of: Callable[[Lowering], Export], tmp_path: Path
 ) -> None:
-    content = quantization.float_model(export_of(Lowering.FUSED)).read_bytes()
+    content = float_model(export_of(Lowering.FUSED)).read_bytes()
     with pytest.raises(StageError, match=r"must hold .* weights"):
         finish(content, name, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()
 
 
 def test_nan_weights_are_found(export_of: Callable[[Lowering], Export], tmp_path: Path) -> None:
-    model = tensors.read(quantization.float_model(export_of(Lowering.FUSED)))
+    model = tensors.read(float_model(export_of(Lowering.FUSED)))
     buffer = max((item for item in model.buffers if item.data is not None), key=lambda item: len(item.data))
     values = np.frombuffer(buffer.data.tobytes(), "float32").copy()
     values[3] = np.nan
@@ -253,7 +256,7 @@ def test_dense_weights_state_the_version_that_their_scales_need(
 
 
 def test_the_fused_cell_is_not_clipped(export_of: Callable[[Lowering], Export]) -> None:
-    model = tensors.read(quantization.float_model(export_of(Lowering.FUSED)))
+    model = tensors.read(float_model(export_of(Lowering.FUSED)))
     clips = [
         operator.builtinOptions.cellClip
         for operator in model.subgraphs[0].operators
@@ -296,7 +299,7 @@ def test_a_sum_that_would_end_the_process_is_repaired(
     largest = max(tensors.scale_of(graph.tensors[index])[0] for index in sums[0].inputs)
     assert 2 * largest / 2**15 < tensors.scale_of(output)[0] < largest
     (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
-    quantization.check_runs(tmp_path / "repaired.tflite")
+    check_runs(tmp_path / "repaired.tflite")
 
 
 def test_a_sum_that_would_have_to_shift_is_repaired(
@@ -313,12 +316,12 @@ def test_a_sum_that_would_have_to_shift_is_repaired(
     number.builtinOptions.potScaleInt16 = True
     (tmp_path / "broken.tflite").write_bytes(packing.pack(model))
     with pytest.raises(StageError, match="failed to prepare"):
-        quantization.check_runs(tmp_path / "broken.tflite")
+        check_runs(tmp_path / "broken.tflite")
     model = tensors.read(tmp_path / "broken.tflite")
     assert repairs.repair_sums(model) == 1
     assert repairs.repair_sums(model) == 0
     (tmp_path / "repaired.tflite").write_bytes(packing.pack(model))
-    quantization.check_runs(tmp_path / "repaired.tflite")
+    check_runs(tmp_path / "repaired.tflite")
 
 
 def test_zeros_that_a_loop_starts_from_are_not_stored(tmp_path: Path) -> None:
@@ -387,7 +390,7 @@ def test_a_users_own_tflite_can_be_quantized(kind: Quantization, tflite: Callabl
     inputs = tensors.signature_of(model).inputs
     samples = calibration.random_calibration(inputs, count=20, seed=0)
     data, tool, notes = quantization.quantize_tflite(content, spec, samples, QuantizationOptions())
-    result = quantization.finish(
+    result = finishing.finish(
         data, spec, tmp_path / "model.tflite", tool=tool, notes=notes, export=None, options=QuantizationOptions()
     )
     if kind is Quantization.FLOAT32:
@@ -414,7 +417,7 @@ def test_a_quantized_tflite_is_not_quantized_again(export_of: Callable[[Lowering
 def test_a_loop_in_a_users_tflite_is_refused_before_it_crashes(
     export_of: Callable[[Lowering], Export], samples: Calibration
 ) -> None:
-    content = quantization.float_model(export_of(Lowering.WHILE)).read_bytes()
+    content = float_model(export_of(Lowering.WHILE)).read_bytes()
     with pytest.raises(RefusedError, match="WHILE"):
         quantization.quantize_tflite(
             content, VariantSpec(Lowering.NONE, Quantization.INT8), samples, QuantizationOptions()
@@ -432,16 +435,12 @@ def test_a_step_model_is_calibrated_with_states_that_it_reaches(
 ) -> None:
     record = export_of(Lowering.STEP)
     assert record.sequence is not None
-    feeds = calibration.step_batches(
-        quantization.float_model(record), record.signature, record.sequence, samples, seed=0
-    )
+    feeds = calibration.step_batches(float_model(record), record.signature, record.sequence, samples, seed=0)
     hidden = np.concatenate([feed["state_0"] for feed in feeds])
     assert feeds[0]["sequence"].shape == (1, 1, exports.FEATURES)
     assert np.abs(hidden).max() <= 1.0
     assert hidden.std() > 0.05
-    again = calibration.step_batches(
-        quantization.float_model(record), record.signature, record.sequence, samples, seed=0
-    )
+    again = calibration.step_batches(float_model(record), record.signature, record.sequence, samples, seed=0)
     np.testing.assert_array_equal(hidden, np.concatenate([feed["state_0"] for feed in again]))
 
 

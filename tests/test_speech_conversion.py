@@ -16,8 +16,11 @@ from edge_dl.checks.weights import check_weights, guess_quantization
 from edge_dl.converters import tensors
 from edge_dl.converters.calibration import Calibration
 from edge_dl.converters.exporting import Export, export
+from edge_dl.converters.finishing import Quantized
+from edge_dl.converters.float_model import float_model
 from edge_dl.converters.front import find_front, takes_samples
-from edge_dl.converters.quantization import QuantizationOptions, Quantized, float_model, quantize
+from edge_dl.converters.options import QuantizationOptions
+from edge_dl.converters.quantization import quantize
 from edge_dl.errors import RefusedError
 from edge_dl.recipe import SpeechConfig, Task
 from edge_dl.runtime import open_session

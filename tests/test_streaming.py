@@ -15,7 +15,7 @@ from stream_bundles import CLIP, LABELS, RATE, network, shake, sound
 
 from edge_dl.bundle import read_bundle
 from edge_dl.converters import find_refusals
-from edge_dl.converters.conversion import resolve_lowerings
+from edge_dl.converters.lowering_choice import resolve_lowerings
 from edge_dl.converters.signature import describe_inputs
 from edge_dl.converters.sources import KerasSource
 from edge_dl.converters.stream_plan import plan_stream

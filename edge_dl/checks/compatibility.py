@@ -44,7 +44,7 @@ class Problem:
         count: how often it stands in the model in this way.
         reason: what the runtime cannot do.
         todo: what the user can do about it.
-        option: conversion options that avoid it, see `edge_dl.converters.quantization.QuantizationOptions`.
+        option: conversion options that avoid it, see `edge_dl.converters.options.QuantizationOptions`.
         effect: what comes of it.
     """
 
