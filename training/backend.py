@@ -117,6 +117,18 @@ def set_seed(seed: int, backend: str) -> None:
         torch.manual_seed(seed)
 
 
+def seed_epoch(seed: int, epoch: int, backend: str) -> None:
+    """Let what is drawn in an epoch follow from (seed, epoch) alone, so that a resumed training draws the same.
+
+    On TensorFlow and JAX it does: Keras' dropout draws from variables of the model. On PyTorch it draws from the generator
+    of the process, whose state no variable holds.
+    """
+    if backend == "torch":
+        import torch
+
+        torch.manual_seed(int(np.random.default_rng([seed, epoch]).integers(2**63)))
+
+
 def choose_precision(mixed: bool, backend: str, device: Device) -> str:
     """Keras dtype policy: mixed precision only where the device is faster at it.
 

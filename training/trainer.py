@@ -28,6 +28,7 @@ from edge_dl.training.backend import (
     choose_precision,
     choose_xla,
     find_device,
+    seed_epoch,
     select_backend,
     set_seed,
 )
@@ -303,6 +304,7 @@ class _Training:
 
         count = self.config.steps_per_execution or self._steps_per_call
         most = max(len(rows) for _, rows in plan)
+        seed_epoch(self.config.seed, epoch, self.backend)
         self.loop.begin()
         try:
             for part, rows in plan:
