@@ -120,8 +120,8 @@ def set_seed(seed: int, backend: str) -> None:
 def seed_epoch(seed: int, epoch: int, backend: str) -> None:
     """Let what is drawn in an epoch follow from (seed, epoch) alone, so that a resumed training draws the same.
 
-    On TensorFlow and JAX it does: Keras' dropout draws from variables of the model. On PyTorch it draws from the generator
-    of the process, whose state no variable holds.
+    On TensorFlow and JAX it does: Keras' dropout draws from variables of the model. On PyTorch it draws from the
+    generator of the process, whose state no variable holds.
     """
     if backend == "torch":
         import torch
