@@ -59,6 +59,17 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
                 "training.fine_tune_rate": 3e-4,
             },
         ),
+        "  zoom 0.5, dropout 0.4": (
+            V2,
+            {
+                **V2_MODEL,
+                "training.fine_tune_epochs": 30,
+                "training.fine_tune_layers": 160,
+                "training.fine_tune_rate": 3e-4,
+                "training.zoom": 0.5,
+                "model.dropout": 0.4,
+            },
+        ),
     },
     "cats": {
         "V1 0.5, the recipe": (V1, {}),
