@@ -8,24 +8,15 @@ from typing import Any
 import numpy as np
 
 from edge_dl.bundle import Signature
+from edge_dl.checks.weights import WEIGHT_TYPES
 from edge_dl.converters import tensors
 from edge_dl.converters.messages import one_line
 from edge_dl.errors import StageError
-from edge_dl.variants import Quantization, VariantSpec
+from edge_dl.variants import VariantSpec
 
 # A variant may be named after a type when at least this share of its weights has it. What a kernel cannot take in that
 # type (a matrix of a few elements, one that an unusual operator reads) may stay.
 CLAIMED_SHARE = 0.9
-CLAIMED_TYPES = {
-    Quantization.FLOAT32: ("float32",),
-    Quantization.FLOAT16: ("float16",),
-    Quantization.DYNAMIC: ("int8",),
-    Quantization.INT8: ("int8",),
-    Quantization.INT16X8: ("int8",),
-    Quantization.INT4: ("int4",),
-    Quantization.MIXED: ("int8", "float32"),
-    Quantization.QAT: ("int8",),
-}
 
 
 def check_runs(path: Path) -> None:
@@ -99,11 +90,11 @@ def check_claims(spec: VariantSpec, weights: tensors.WeightCount, signature: Sig
         raise StageError(
             "Weights must be numbers.", stage="convert", variant=spec.name, received=f"NaN in {', '.join(weights.nan)}"
         )
-    share = weights.share(*CLAIMED_TYPES[spec.quantization])
+    share = weights.share(*WEIGHT_TYPES[spec.quantization])
     if share < CLAIMED_SHARE:
         found = ", ".join(f"{name}: {count}" for name, count in sorted(weights.elements.items()))
         raise StageError(
-            f"A variant called {spec.quantization.value} must hold {' or '.join(CLAIMED_TYPES[spec.quantization])} "
+            f"A variant called {spec.quantization.value} must hold {' or '.join(WEIGHT_TYPES[spec.quantization])} "
             f"weights ({CLAIMED_SHARE:.0%} of all at least).",
             stage="convert",
             variant=spec.name,

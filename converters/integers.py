@@ -43,12 +43,14 @@ def quantize_integers(
     Raises:
         RefusedError: int8 or int16x8 with one scale a tensor is asked for.
     """
-    exceptions = _exceptions(content, options)
+    model = tensors.read(content)
+    front, masked = find_front(model), find_masked_scores(model)
+    asked = {int(number): Precision(name) for number, name in options.precisions.items()}
+    exceptions = asked | dict.fromkeys([*front, *masked], Precision.FLOAT32)
     if spec.quantization is Quantization.MIXED:
         return quantize_static(content, feeds, exceptions=exceptions), MIXING, []
     wide = spec.quantization is Quantization.INT16X8
     precision = Precision.INT16X8 if wide else Precision.INT8
-    model = tensors.read(content)
     if not options.per_channel:
         raise RefusedError(
             f"{spec.quantization.value} of sounds, tokens, masked attention and .tflite files has one scale a "
@@ -60,7 +62,7 @@ def quantize_integers(
     result = quantize_static(content, feeds, precision=precision, exceptions=exceptions, integer_io=spec.integer_io)
     if tables:
         result = _with_short_tables(result)
-    kept = ((FLOAT_FRONT, find_front(model)), (FLOAT_MASKED, find_masked_scores(model)))
+    kept = ((FLOAT_FRONT, front), (FLOAT_MASKED, masked))
     return result, _tool(spec), [note for note, found in kept if found]
 
 
@@ -114,13 +116,6 @@ def quantize_with_float_scores(
     if spec.integer_io:
         give_floats(model)
     return packing.pack(model), _tool(spec), [FLOAT_SCORES] if scores.floating or scores.logits else []
-
-
-def _exceptions(content: bytes, options: QuantizationOptions) -> dict[int, Precision]:
-    """Precisions that were asked for, and that of features of sounds and of masked scores."""
-    model = tensors.read(content)
-    asked = {int(number): Precision(name) for number, name in options.precisions.items()}
-    return asked | dict.fromkeys([*find_front(model), *find_masked_scores(model)], Precision.FLOAT32)
 
 
 def _with_short_tables(content: bytes) -> bytes:

@@ -97,7 +97,8 @@ def _full_integer(
             "ai-edge-quantizer, which leaves the features in float, leaves that operator so, too.",
             todo=f"Use unroll-{spec.quantization.value} or fused-dynamic.",
         )
-    model = tensors.read(float_model(export).read_bytes())
+    content = float_model(export).read_bytes()
+    model = tensors.read(content)
     if tensors.operator_names(model)["WHILE"] and not options.force:
         raise RefusedError(
             f"{spec.quantization.value} of a model with a loop cannot be made: TensorFlow's converter crashes on it "
@@ -108,14 +109,14 @@ def _full_integer(
     # ai-edge-quantizer would leave the fused operator in float too.
     if options.float_scores and export.lowering is not Lowering.FUSED:
         answers = [item.name for item in export.signature.outputs]
-        return quantize_with_float_scores(float_model(export).read_bytes(), spec, feeds, options, answers)
+        return quantize_with_float_scores(content, spec, feeds, options, answers)
     wide = spec.quantization is Quantization.INT16X8
     # TensorFlow's converter wants a range for the tokens themselves where activations are int16, and ends without one.
     looks_up = wide and find_tables(model)
     # It has one scale for scores and what masks them: causal attention would be off by a quarter of its answers' range.
     masked = find_masked_scores(model) and export.lowering is not Lowering.FUSED
     if takes_samples(export.signature) or looks_up or masked:
-        return quantize_integers(float_model(export).read_bytes(), spec, feeds, options)
+        return quantize_integers(content, spec, feeds, options)
     sets = tf.lite.OpsSet
     strict = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if wide else sets.TFLITE_BUILTINS_INT8
 
@@ -127,12 +128,11 @@ def _full_integer(
             converter.inference_input_type = converter.inference_output_type = tf.int16 if wide else tf.int8
 
     tool = f"TFLiteConverter {spec.quantization.value}"
-    rows = scale_rows(float_model(export).read_bytes(), spec.quantization, options)
+    rows = scale_rows(content, spec.quantization, options)
     rows = rows and options.per_channel
     scales = {"per_channel_dense": rows, "per_channel": options.per_channel}
     choices = {"allow_flex": options.allow_flex, **scales}
     if spec.integer_io and not wide and takes_bytes(export.signature):
-        content = float_model(export).read_bytes()
         return quantize_pixels(content, feeds, export.signature.key, **scales), tool, []
     try:
         return convert_saved_model(export, lambda item: configure(item, strict), **choices), tool, []
@@ -141,9 +141,9 @@ def _full_integer(
         if unsupported is None:
             raise
         # One operator without an integer kernel: it stays float between a DEQUANTIZE and a QUANTIZE.
-        content = convert_saved_model(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
+        mixed = convert_saved_model(export, lambda item: configure(item, strict, sets.TFLITE_BUILTINS), **choices)
         note = f"{unsupported.group(1)} has no {spec.quantization.value} kernel and stays float32"
-        return content, tool, [note]
+        return mixed, tool, [note]
 
 
 def _mixed(
