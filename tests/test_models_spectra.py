@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from backend_program import run_on
 
 from edge_dl.errors import UsageError
 from edge_dl.models.normalizing import EPSILON, RunningNormalization, UtteranceNormalization
@@ -202,12 +200,5 @@ def test_other_backends_compute_the_same(backend: str, tmp_path: Path) -> None:
         "for s in (t.WIDE, t.SPECTRA['mfcc']):\n"
         "    f = keras.ops.convert_to_numpy(t.as_layer(s)(x))\n"
         "    t.assert_equal(f, t.features(x, s))\n"
-        "print(keras.backend.backend())\n"
     )
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert result.stdout.strip() == backend, result.stderr
+    run_on(backend, program)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from backend_program import run_on
 from keras import ops
 
 from edge_dl.errors import UsageError
@@ -131,12 +129,5 @@ def test_other_backends_compute_and_train_the_same(backend: str) -> None:
         "found = keras.ops.convert_to_numpy(made(x))\n"
         "np.testing.assert_allclose(found, t.by_definition(made, x), atol=1e-5)\n"
         "t.test_every_weight_is_trained_and_saved(pathlib.Path(tempfile.mkdtemp()))\n"
-        "print(keras.backend.backend())\n"
     )
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert result.stdout.strip() == backend, result.stderr
+    run_on(backend, program)

@@ -352,7 +352,7 @@ def test_a_slower_model_fails_against_its_baseline(pytester: pytest.Pytester, tf
     stored.assert_outcomes(passed=2)
     stored.stdout.fnmatch_lines(["2 baselines stored in *.edge-dl/baselines/*.json"])
     folder = pytester.path / ".edge-dl" / "baselines"
-    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    path = stored_results(folder)
     kept = json.loads(path.read_text())
     assert path.stem == fingerprint(kept["machine"])
     key = "test_a_slower_model_fails_against_its_baseline.py::test_time[local] latency"
@@ -403,16 +403,22 @@ def test_numbers_of_another_session_decide_nothing(pytester: pytest.Pytester, tf
     put_bundle(pytester.path / "bundle", slow)
     run(pytester, *fail).assert_outcomes(failed=1)
     # Nor is a machine needed that is known: the model is timed again wherever its test runs.
-    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    path = stored_results(folder)
     path.unlink()
     run(pytester, *fail).assert_outcomes(failed=1)
     put_bundle(pytester.path / "bundle", tflite("conv-float32"), "copy")
     run(pytester, *fail).assert_outcomes(passed=1)
 
 
+def stored_results(folder: Path) -> Path:
+    """The only file of stored results: that of this machine."""
+    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    return path
+
+
 def change_stored(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change every stored result."""
-    (path,) = (item for item in folder.glob("*.json") if item.name != "models.json")
+    path = stored_results(folder)
     value = json.loads(path.read_text())
     for entry in value["results"].values():
         change(entry)

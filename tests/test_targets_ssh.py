@@ -211,15 +211,20 @@ def test_a_connection_that_breaks_once_is_survived(own_server: Callable[..., Ser
     assert there.parity.passed
 
 
-def test_a_killed_server_is_an_error_and_the_others_go_on(own_server: Callable[..., Server], bundle: Path) -> None:
-    server = own_server(before=': > "$0.started"; sleep 60')
+def stop_once_started(server: Server) -> None:
+    """End a server, in a thread, as soon as the Python there has begun; it runs `before=': > "$0.started"; ...'`."""
 
-    def kill() -> None:
+    def stop() -> None:
         while not (server.bin_folder / "python3.started").exists():
             time.sleep(0.05)
         server.stop()
 
-    threading.Thread(target=kill, daemon=True).start()
+    threading.Thread(target=stop, daemon=True).start()
+
+
+def test_a_killed_server_is_an_error_and_the_others_go_on(own_server: Callable[..., Server], bundle: Path) -> None:
+    server = own_server(before=': > "$0.started"; sleep 60')
+    stop_once_started(server)
     there, _ = check(bundle, server.address, time_limit=60)
     assert there.error == "The connection to the target must hold.", there.received
     assert "may be left there" in there.todo
@@ -263,13 +268,7 @@ def test_a_killed_client_is_survived_once_and_then_an_error(
 
 def test_a_server_killed_while_it_is_timed(own_server: Callable[..., Server], bundle: Path) -> None:
     server = own_server(before=': > "$0.started"; sleep 60')
-
-    def kill() -> None:
-        while not (server.bin_folder / "python3.started").exists():
-            time.sleep(0.05)
-        server.stop()
-
-    threading.Thread(target=kill, daemon=True).start()
+    stop_once_started(server)
     there, local = bench_on(bundle, [open_target(server.address), open_target("local:")], rounds=2, time_limit=60)
     assert there.error == "The connection to the target must hold.", there.received
     assert there.timing is None
