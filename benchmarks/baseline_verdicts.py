@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timed_networks import lstm
 
 from edge_dl.bundle import Manifest, Signature, TensorSpec, write_bundle
 from edge_dl.files import write_atomic, write_json
@@ -72,26 +73,13 @@ def build(folder: Path, names: list[str]) -> None:
 
         return predict, (1, size, size, 1)
 
-    def lstm(features: int, units: int, steps: int) -> tuple[Callable[[Any], Any], tuple[int, ...]]:
-        kernel, recurrent = weights(features, 4 * units), weights(units, 4 * units)
-
-        def predict(x: Any) -> Any:
-            projected = tf.reshape(tf.reshape(x, (steps, features)) @ kernel, (steps, 1, 4 * units))
-
-            def step(t: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-                i, f, g, o = tf.split(projected[t] + h @ recurrent, 4, axis=1)
-                c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-                return t + 1, tf.sigmoid(o) * tf.tanh(c), c
-
-            zeros = tf.zeros((1, units))
-            return tf.while_loop(lambda t, *_: t < steps, step, (0, zeros, zeros))[1]
-
-        return predict, (1, steps, features)
-
     for name in names:
         kind, size, lengths = MODELS[name]
         for length, places in zip(lengths, (("baseline", "same"), ("slower",)), strict=True):
-            predict, shape = (cnn if kind == "cnn" else lstm)(size[0], size[1], length)
+            if kind == "cnn":
+                predict, shape = cnn(size[0], size[1], length)
+            else:
+                predict, shape = lstm(weights, length, *size)
             module = tf.Module()
             module.predict = tf.function(predict, input_signature=[tf.TensorSpec(shape, tf.float32, name="x")])
             saved = folder / "saved" / f"{name}-{length}"

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timed_networks import lstm
 
 from edge_dl.checks import Comparison, Settings, Speed, compare
 from edge_dl.files import write_atomic, write_json
@@ -62,25 +63,9 @@ def build(folder: Path) -> None:
 
         return predict, (1, size, size, 1)
 
-    def lstm(steps: int, features: int, units: int) -> tuple[Any, tuple[int, ...]]:
-        kernel, recurrent = weights(features, 4 * units), weights(units, 4 * units)
-
-        def predict(x: Any) -> Any:
-            projected = tf.reshape(tf.reshape(x, (steps, features)) @ kernel, (steps, 1, 4 * units))
-
-            def step(t: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-                i, f, g, o = tf.split(projected[t] + h @ recurrent, 4, axis=1)
-                c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-                return t + 1, tf.sigmoid(o) * tf.tanh(c), c
-
-            zeros = tf.zeros((1, units))
-            return tf.while_loop(lambda t, *_: t < steps, step, (0, zeros, zeros))[1]
-
-        return predict, (1, steps, features)
-
     for name, (predict, shape) in {
         "cnn-20us": cnn(24, 32),
-        "lstm-100us": lstm(50, 16, 64),
+        "lstm-100us": lstm(weights, 50, 16, 64),
         "cnn-1ms": cnn(64, 96),
     }.items():
         module = tf.Module()
